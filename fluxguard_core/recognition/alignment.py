@@ -1,0 +1,134 @@
+"""Differentiable face alignment to the ArcFace template, with or without antialiasing.
+
+A plain bilinear crop of a large picture reads a lattice of pixels and sends no gradient to the
+others: a perturbation made through it lives on that lattice and a small resize undoes part of it.
+The antialiased default reads every source pixel under the crop.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import FluxGuardError
+
+ARCFACE_TEMPLATE: Tensor = torch.tensor(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ]
+)
+"""Five points [5,2] (x, y) of the 112x112 ArcFace crop, viewer-left eye first."""
+
+
+def template(size: int) -> Tensor:
+    """ArcFace template [5,2] for a square crop, by insightface's rule.
+
+    The 112 template is scaled by size/112; multiples of 128 keep the 112 scale and gain 8 columns
+    on either side, as `insightface.utils.face_align.estimate_norm` has it.
+    """
+    if size % 112 != 0 and size % 128 == 0:
+        ratio = size / 128.0
+        return ARCFACE_TEMPLATE * ratio + torch.tensor([8.0 * ratio, 0.0])
+    return ARCFACE_TEMPLATE * (size / 112.0)
+
+
+def similarity_transform(source: Tensor, target: Tensor) -> Tensor:
+    """Least-squares similarity (rotation, uniform scale, shift) from source to target points.
+
+    Points are [B,N,2]; returns [B,2,3]. Equal to Umeyama's estimate (TPAMI 1991, eq. 40-42): in
+    the plane its rotation has the closed form used here, which unlike an SVD has gradients
+    everywhere. Raises FluxGuardError when all source points coincide.
+    """
+    source_mean, target_mean = source.mean(1, keepdim=True), target.mean(1, keepdim=True)
+    p, q = source - source_mean, target - target_mean
+    spread = p.square().sum((1, 2))
+    if bool((spread <= 1e-12).any()):
+        raise FluxGuardError(
+            "The face landmarks coincide in one point, so no face can be cut out there; expected "
+            "five different points (eyes, nose, mouth corners). Check the detector's output."
+        )
+    a = (p * q).sum((1, 2)) / spread
+    b = (p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]).sum(1) / spread
+    linear = torch.stack((torch.stack((a, -b), -1), torch.stack((b, a), -1)), 1)
+    shift = target_mean - source_mean @ linear.transpose(1, 2)
+    return torch.cat((linear, shift.transpose(1, 2)), 2)
+
+
+def invert(matrix: Tensor) -> Tensor:
+    """Inverse of similarity transforms [B,2,3]."""
+    linear, shift = matrix[..., :2], matrix[..., 2:]
+    scale2 = linear[..., 0, 0].square() + linear[..., 1, 0].square()
+    back = linear.transpose(1, 2) / scale2[:, None, None]
+    return torch.cat((back, -back @ shift), 2)
+
+
+def _sample(image: Tensor, back: Tensor, positions: Tensor) -> Tensor:
+    """Bilinear samples at back(u, v) for u, v in `positions` [L], zero outside: [B,C,L,L]."""
+    height, width = image.shape[-2:]
+    v, u = torch.meshgrid(positions, positions, indexing="ij")
+    points = torch.stack((u, v, torch.ones_like(u)), -1).reshape(1, -1, 3)
+    xy = points @ back.transpose(1, 2)
+    half = xy.new_tensor([width / 2.0, height / 2.0])
+    grid = ((xy + 0.5) / half - 1.0).reshape(-1, len(positions), len(positions), 2)
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _tent(size: int, positions: Tensor, half_width: Tensor) -> Tensor:
+    """Rows of tent weights [B,size,L] around each target pixel, each row summing to one."""
+    distance = (positions[None, :] - torch.arange(size).to(positions)[:, None]).abs()
+    weights = (1 - distance[None] / half_width[:, None, None]).clamp_min(0)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _antialiased(image: Tensor, back: Tensor, size: int) -> Tensor:
+    """Resample so that bilinear reading and tent together have an antialiased resize's variance.
+
+    A tent of half-width r has variance r²/6. Reading bilinearly spends 1/6 square source pixel,
+    so a shrink by r = source pixels per target pixel leaves a tent of half-width sqrt(r² - 1).
+    """
+    ratio = (back[:, 0, 0].square() + back[:, 1, 0].square()).sqrt().detach()
+    half_width = ((ratio.square() - 1).clamp_min(0).sqrt() / ratio).clamp_min(1e-3)
+    steps = max(1, math.ceil(float(ratio.max()) - 1e-4))
+    positions = torch.arange(-steps, size * steps + 1).to(back) / steps
+    samples = _sample(image, back, positions)
+    weights = _tent(size, positions, half_width)[:, None]
+    return weights @ samples @ weights.transpose(2, 3)
+
+
+def align(image: Tensor, landmarks: Tensor, size: int, *, antialias: bool = True) -> Tensor:
+    """Cut the face out on the ArcFace template.
+
+    image [B,3,H,W] in [0,1]; landmarks [B,5,2] or [1,5,2] in pixels (x, y), integers at pixel
+    centres; returns [B,3,size,size], zero where the crop leaves the picture. With antialias=False
+    equal to insightface's `norm_crop` (plain bilinear) within one grey level; with True every
+    source pixel under the crop contributes and receives gradient. Differentiable in the picture
+    and in the landmarks.
+    """
+    if landmarks.ndim != 3 or tuple(landmarks.shape[1:]) != (5, 2):
+        raise FluxGuardError(
+            f"Alignment expects five landmarks [B, 5, 2], got {list(landmarks.shape)}."
+        )
+    pixels = image.float()
+    points = landmarks.to(pixels).expand(pixels.shape[0], 5, 2)
+    target = template(size).to(pixels)[None].expand_as(points)
+    back = invert(similarity_transform(points, target))
+    if antialias:
+        return _antialiased(pixels, back, size).to(image.dtype)
+    positions = torch.arange(size).to(pixels)
+    return _sample(pixels, back, positions).to(image.dtype)
+
+
+def whole_frame(image: Tensor, size: int) -> Tensor:
+    """The published code's view of a picture [B,3,H,W]: all of it squashed to [B,3,size,size].
+
+    Bilinear, align_corners False, no antialias, no detection (Flux-Guard's released code; the
+    same in AMT-GAN, DiffAM, EFPP).
+    """
+    return F.interpolate(image, (size, size), mode="bilinear", align_corners=False)

@@ -1,0 +1,52 @@
+"""Faces found in a picture, and the choice among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from ..errors import FluxGuardError
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face: box (x0, y0, x1, y1) in pixels, landmarks [5,2] (x, y) if known, score in [0,1]."""
+
+    box: tuple[float, float, float, float]
+    landmarks: Tensor | None
+    score: float
+
+    @property
+    def area(self) -> float:
+        """Area of the box in square pixels."""
+        x0, y0, x1, y1 = self.box
+        return max(0.0, x1 - x0) * max(0.0, y1 - y0)
+
+
+FaceFinder = Callable[[Tensor], list[Face]]
+"""[3,H,W] RGB in [0,1] -> the faces in it, best or largest first; empty when there are none."""
+
+
+def choose(faces: Sequence[Face], which: Literal["largest", "all"] | int) -> list[Face]:
+    """The faces meant by `which`: the largest, all of them, or the one with that index from 0.
+
+    Raises FluxGuardError when there is no face, or none of that index.
+    """
+    if not faces:
+        raise FluxGuardError(
+            "No face was found in the picture; expected at least one. Use a picture with a larger, "
+            "unobstructed face, another detector, or give a box by hand."
+        )
+    if which == "all":
+        return list(faces)
+    if which == "largest":
+        return [max(faces, key=lambda face: face.area)]
+    if not isinstance(which, int) or not 0 <= which < len(faces):
+        raise FluxGuardError(
+            f"Face {which!r} was asked for, but the picture has {len(faces)} (numbered from 0); "
+            'choose one of them, "largest" or "all".'
+        )
+    return [faces[which]]

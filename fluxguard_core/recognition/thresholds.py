@@ -1,0 +1,125 @@
+"""Cosine thresholds: published ones with their source, and calibration on pictures of strangers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import FluxGuardError
+from .encoder import Threshold
+
+FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
+
+_ADV_MAKEUP = "Adv-Makeup (Tencent Youtu), also in AMT-GAN, DiffAM, EFPP; RGB, their crop"
+_IRLUME = "archledger/irlume, LFW, 87.3 M pairs of strangers, YuNet alignment"
+
+
+def _table(
+    source: str, rates: tuple[float, ...], values: tuple[float, ...]
+) -> tuple[Threshold, ...]:
+    pairs = zip(rates, values, strict=True)
+    return tuple(Threshold(rate, value, source) for rate, value in pairs)
+
+
+def _classic(*values: float) -> tuple[Threshold, ...]:
+    return _table(_ADV_MAKEUP, (1e-1, 1e-2, 1e-3), values)
+
+
+def _lfw(*values: float) -> tuple[Threshold, ...]:
+    return _table(_IRLUME, (1e-2, 1e-3, 1e-4), values)
+
+
+PUBLISHED: dict[str, tuple[Threshold, ...]] = {
+    "ir152": _classic(0.094632, 0.166788, 0.227922),
+    "irse50": _classic(0.144840, 0.241045, 0.312703),
+    "facenet": _classic(0.256587, 0.409131, 0.591191),
+    "mobile_face": _classic(0.183635, 0.301611, 0.380878),
+    "w600k_r50": _lfw(0.148, 0.209, 0.300),
+    "auraface": _lfw(0.219, 0.295, 0.385),
+}
+"""Thresholds by model, as published; they need not hold in another cropping pipeline."""
+
+
+def stranger_cosines(embeddings: Tensor, people: Sequence[str] | None = None) -> Tensor:
+    """Cosines [P] of all pairs of different people.
+
+    embeddings [N,D] unit vectors; people: one label a picture, so that pairs of one person are
+    left out; without it every picture is a person of their own.
+    """
+    count = embeddings.shape[0]
+    keep = torch.ones(count, count, dtype=torch.bool).triu(1)
+    if people is not None:
+        index = {person: number for number, person in enumerate(dict.fromkeys(people))}
+        labels = torch.tensor([index[person] for person in people])
+        keep &= labels[:, None] != labels[None, :]
+    cosines = embeddings.cpu() @ embeddings.cpu().T
+    return cosines[keep]
+
+
+def threshold_at(cosines: Tensor, far: float) -> float:
+    """Smallest cosine such that at most a share `far` of these strangers' cosines lies above it."""
+    ordered = cosines.flatten().sort(descending=True).values
+    allowed = math.floor(far * len(ordered) + 1e-9)
+    return float(ordered[min(allowed, len(ordered) - 1)])
+
+
+def calibrate(
+    embeddings: Tensor,
+    source: str,
+    *,
+    people: Sequence[str] | None = None,
+    fars: Sequence[float] = FALSE_ACCEPT_RATES,
+) -> tuple[Threshold, ...]:
+    """Thresholds from unit vectors [N,D] of strangers, for each rate that has ten pairs above it.
+
+    A rate that would rest on fewer than ten accepted pairs is left out; FluxGuardError when none
+    is left.
+    """
+    cosines = stranger_cosines(embeddings, people)
+    kept = [far for far in fars if far * len(cosines) >= 10]
+    if not kept:
+        raise FluxGuardError(
+            f"{len(embeddings)} pictures give {len(cosines)} pairs of strangers; a false accept "
+            f"rate of {max(fars):g} needs {math.ceil(10 / max(fars))}. Add pictures of more people."
+        )
+    return tuple(Threshold(far, threshold_at(cosines, far), source) for far in kept)
+
+
+def accept_rate(cosines: Tensor, threshold: float) -> float:
+    """Share of cosines strictly above the threshold: TAR on genuine pairs, FAR on strangers."""
+    return float((cosines > threshold).float().mean())
+
+
+def thresholds_path(model: Path) -> Path:
+    """Where the calibration of a model file is kept: beside it."""
+    return model.with_name(model.name + ".thresholds.json")
+
+
+def save_thresholds(model: Path, thresholds: Sequence[Threshold]) -> Path:
+    """Write thresholds beside the model file and return their path."""
+    path = thresholds_path(model)
+    entries = [{"far": t.far, "value": t.value, "source": t.source} for t in thresholds]
+    path.write_text(json.dumps({"thresholds": entries}, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def read_thresholds(model: Path) -> tuple[Threshold, ...]:
+    """Thresholds kept beside a model file; empty when there are none."""
+    path = thresholds_path(model)
+    if not path.is_file():
+        return ()
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["thresholds"]
+        return tuple(
+            Threshold(float(e["far"]), float(e["value"]), str(e["source"])) for e in entries
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise FluxGuardError(
+            f"{path} is not a calibration file (expected a JSON object with `thresholds`); remove "
+            "it and run `fluxguard calibrate` again."
+        ) from error

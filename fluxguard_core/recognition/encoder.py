@@ -48,7 +48,7 @@ class FaceEncoder:
         self.network.eval().requires_grad_(False)
 
     def __call__(self, faces: Tensor) -> Tensor:
-        """Embed aligned faces [B,3,size,size], RGB in [0,1], as unit vectors [B,D]; differentiable."""
+        """Embed aligned faces [B,3,size,size], RGB in [0,1], as unit vectors [B,D]."""
         expected = (3, self.size, self.size)
         if faces.ndim != 4 or tuple(faces.shape[1:]) != expected:
             raise FluxGuardError(

@@ -107,7 +107,7 @@ def draw_marks(canvas: Canvas, g: Geometry) -> None:
 
 def draw_beard(canvas: Canvas, g: Geometry) -> None:
     """Full beard with moustache: the lower face below a curve that climbs to the ears."""
-    half, corner_y = mouth_corner(g)
+    half, _ = mouth_corner(g)
     climb = (g.xm / g.face_w).clamp(max=1.2)
     top = g.mouth_y + 0.03 - 0.44 * climb**3
     jaw = smoothstep(g.y - top, -0.02, 0.07) * canvas.coverage(g.head_d - 0.035, 0.03)
@@ -192,19 +192,19 @@ def draw_eyeshadow(canvas: Canvas, g: Geometry) -> None:
     canvas.paint(0.88 * cover * g.shadow, g.shadow_colour)
 
 
-def _eye_curves(g: Geometry) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _eye_curves(g: Geometry) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     u = g.xm - g.eye_x
     v = g.y - g.eye_y + g.eye_tilt * u
     s = u / g.eye_a
     arc = 1.0 - s * s
     upper = -g.eye_h * arc * (1.0 + 0.12 * s)
     lower = 0.72 * g.eye_h * arc
-    return u, v, s, upper, lower
+    return v, s, upper, lower
 
 
 def draw_eyes(canvas: Canvas, g: Geometry) -> None:
     """White, iris with rim and glow, pupil, catchlight, lid line with lashes, crease."""
-    u, v, s, upper, lower = _eye_curves(g)
+    v, s, upper, lower = _eye_curves(g)
     slope = 2.0 * g.eye_h / g.eye_a * s.abs()
     opening = band(v, upper, lower, slope)
     eye = canvas.coverage(opening)
@@ -226,7 +226,7 @@ def draw_eyes(canvas: Canvas, g: Geometry) -> None:
     catch = torch.sqrt(cx * cx + cy * cy + 1e-8)
     canvas.paint(eye * canvas.coverage(catch - 0.26 * radius), _grey(1.0, g.skin))
     wing = smoothstep(s, 1.22, 0.95) * smoothstep(s, -1.06, -0.8)
-    lash = torch.where(arc_positive(s), upper, -0.09 * (s - 1.0).clamp(min=0.0))
+    lash = torch.where(_between_corners(s), upper, -0.09 * (s - 1.0).clamp(min=0.0))
     thick = 0.011 + 0.007 * (s + 1.0).clamp(0, 2)
     stroke = canvas.coverage(((v - lash).abs() - thick) / (1.0 + slope * slope) ** 0.5) * wing
     canvas.paint(0.9 * stroke, _grey(0.07, g.skin))
@@ -234,8 +234,8 @@ def draw_eyes(canvas: Canvas, g: Geometry) -> None:
     canvas.paint(0.34 * under, g.skin * 0.45)
 
 
-def arc_positive(s: Tensor) -> Tensor:
-    """Where the lid curve is defined (between the corners of the eye)."""
+def _between_corners(s: Tensor) -> Tensor:
+    """Where the lid curve is defined."""
     return s.abs() < 1.0
 
 

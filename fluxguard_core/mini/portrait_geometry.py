@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -42,7 +42,7 @@ def _palette(stops: tuple[tuple[float, ...], ...], position: Tensor) -> Tensor:
     return torch.lerp(table[low], table[low + 1], (at - low).unsqueeze(1))[..., None, None]
 
 
-def _colours(specs: Sequence[PortraitSpec], name: str, table: dict[str, tuple[float, ...]],
+def _colours(specs: Sequence[PortraitSpec], name: str, table: Mapping[str, tuple[float, ...]],
              device: torch.device | str) -> Tensor:
     rows = [table[getattr(s.attributes, name)] for s in specs]
     return torch.tensor(rows, device=device)[..., None, None]
@@ -75,8 +75,8 @@ def _face_shape(g: Geometry, p: dict[str, Tensor]) -> None:
     g.nose_w = _lerp(0.075, 0.165, p["nose_width"])
     g.nose_tip = p["nose_tip"]
     g.mouth_y = g.nose_y + _lerp(0.145, 0.215, p["mouth_height"])
-    g.mouth_w = _lerp(0.155, 0.285, p["mouth_width"])
-    g.lip = _lerp(0.45, 1.35, p["lip_fullness"])
+    g.mouth_w = _lerp(0.170, 0.285, p["mouth_width"])
+    g.lip = _lerp(0.70, 1.50, p["lip_fullness"])
     g.chin_y = g.mouth_y + _lerp(0.235, 0.37, p["chin"])
     g.head_top = 0.66
     g.ear_a = _lerp(0.055, 0.105, p["ear_size"])

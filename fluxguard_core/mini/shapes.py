@@ -38,7 +38,7 @@ def bump(x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
     return torch.exp(-((x / a) ** 2 + (y / b) ** 2).clamp(max=30.0))
 
 
-def smoothstep(value: Tensor, low: float, high: float) -> Tensor:
+def smoothstep(value: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
     """Cubic ramp from 0 at `low` to 1 at `high` (low may be the larger one)."""
     t = ((value - low) / (high - low)).clamp(0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)

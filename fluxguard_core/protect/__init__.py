@@ -1,0 +1,3 @@
+"""Adaptive protection of a face against recognition."""
+
+from __future__ import annotations

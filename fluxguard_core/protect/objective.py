@@ -1,0 +1,125 @@
+"""The identity objective: away from the person shown, or towards another identity (Flux-Guard 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..recognition.ensemble import Ensemble
+from ..recognition.faces import FaceFinder
+from ..recognition.identity import Identity, reference_embedding
+from .views import View
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """What the attacked recognisers say of a picture; similarities are [views, recognisers, B]."""
+
+    loss: Tensor  # [B], with gradient
+    source: Tensor | None
+    target: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class IdentityObjective:
+    """Loss over an ensemble of recognisers and over views.
+
+    Args:
+        ensemble: only its attacked members are ever called.
+        source: unit vectors [B, D] or [D] of the person shown, by recogniser; None leaves them out.
+        target: unit vectors to move towards, by recogniser; None means untargeted.
+        far: false accept rate whose thresholds count.
+        margin: how far below the threshold (above it, for a target) the similarity must get.
+
+    The loss is 1 - cos(target) where there is a target, plus max(0, cos(source) - (threshold - margin))
+    where there is a source, averaged over views and joined over recognisers by the ensemble's weighting.
+    """
+
+    ensemble: Ensemble
+    source: Mapping[str, Tensor] | None
+    target: Mapping[str, Tensor] | None
+    far: float = 1e-2
+    margin: float = 0.05
+
+    def __call__(self, picture: Tensor, views: Sequence[View]) -> Score:
+        """Score a picture [B, 3, H, W]."""
+        embedded = [
+            self.ensemble.embed_attacked(lambda size, view=view: view(picture, size))  # type: ignore[misc]
+            for view in views
+        ]
+        source = self._similarities(embedded, self.source)
+        target = self._similarities(embedded, self.target)
+        loss = picture.new_zeros(picture.shape[0])
+        if target is not None:
+            loss = loss + self.ensemble.combine((1 - target).mean(0).T)
+        if source is not None:
+            excess = (source - self._limits(source, -self.margin)).clamp(min=0)
+            loss = loss + self.ensemble.combine(excess.mean(0).T)
+        return Score(loss, source, target)
+
+    def met(self, score: Score) -> Tensor:
+        """Whether each picture [B] is past the thresholds with margin, in every view and recogniser."""
+        done = torch.ones_like(score.loss, dtype=torch.bool)
+        if score.source is not None:
+            done &= (score.source <= self._limits(score.source, -self.margin)).all(0).all(0)
+        if score.target is not None:
+            done &= (score.target >= self._limits(score.target, self.margin)).all(0).all(0)
+        return done
+
+    def _limits(self, like: Tensor, shift: float) -> Tensor:
+        values = [encoder.threshold(self.far) + shift for encoder in self.ensemble.attacked]
+        return like.new_tensor(values)[None, :, None]
+
+    def _similarities(
+        self, embedded: Sequence[tuple[Tensor, ...]], references: Mapping[str, Tensor] | None
+    ) -> Tensor | None:
+        if references is None:
+            return None
+        vectors = [
+            references[encoder.name].to(embedded[0][0]) for encoder in self.ensemble.attacked
+        ]
+        rows = [
+            torch.stack([(e * v).sum(-1) for e, v in zip(view, vectors, strict=True)])
+            for view in embedded
+        ]
+        return torch.stack(rows)
+
+
+def make_objective(
+    ensemble: Ensemble,
+    identity: Identity,
+    source: Tensor,
+    view: View,
+    *,
+    push_away: bool = True,
+    find_faces: FaceFinder | None = None,
+    far: float = 1e-2,
+    margin: float = 0.05,
+) -> IdentityObjective:
+    """Embed the references of an objective.
+
+    Args:
+        source: picture of the person [B, 3, H, W].
+        view: how recognisers see it.
+        push_away: also move away from the person shown where the identity is a target; the published loss
+            only pulls, and never looks at the source.
+        find_faces: locates the face in identity photos; None takes them whole.
+    """
+    vectors: dict[str, Tensor] = {}
+    people: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for encoder in ensemble.attacked:
+            faces = view(source, encoder.size)
+            if identity.kind != "untargeted":
+                vectors[encoder.name] = torch.stack(
+                    [
+                        reference_embedding(identity, encoder, face[None], find_faces=find_faces)
+                        for face in faces
+                    ]
+                )
+            people[encoder.name] = encoder(faces)
+    away = identity.kind == "untargeted" or push_away
+    return IdentityObjective(ensemble, people if away else None, vectors or None, far, margin)

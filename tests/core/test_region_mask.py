@@ -1,0 +1,119 @@
+"""Masks as values: words to pixels, arithmetic, feathering and the latent grids."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fluxguard_core.errors import FluxGuardError
+from fluxguard_core.mini.portrait_spec import random_spec, with_attributes
+from fluxguard_core.mini.renderer import render, render_batch
+from fluxguard_core.region import (
+    EmptyMask,
+    UnknownWords,
+    checked,
+    coverage,
+    feather,
+    grow,
+    injection_intervals,
+    intersection,
+    invert,
+    mask_from_labels,
+    soft_mask,
+    text_mask,
+    token_mask,
+    union,
+)
+
+
+def square(low: int, high: int, size: int = 64) -> Tensor:
+    mask = torch.zeros(1, 1, size, size)
+    mask[..., low:high, low:high] = 1
+    return mask
+
+
+def test_text_mask_is_the_union_of_its_regions_for_every_picture_of_a_batch() -> None:
+    specs = [with_attributes(random_spec(seed), hair_style="long") for seed in (3, 4)]
+    images, labels, _ = render_batch(specs)
+    known = {images[i].sum().item(): labels[i] for i in range(2)}
+    mask = text_mask(images, "blond hair, red lipstick", lambda image: known[image.sum().item()])
+    assert mask.shape == (2, 1, 128, 128)
+    for index in range(2):
+        single = mask_from_labels(labels[index], ("hair", "lips"))
+        assert torch.equal(mask[index:index + 1], single)
+    assert not torch.equal(mask[0], mask[1])
+
+
+def test_text_mask_errors() -> None:
+    portrait = render(with_attributes(random_spec(1), hair_style="bald"))
+    image = portrait.image[None]
+    with pytest.raises(UnknownWords):
+        text_mask(image, "a fast car", lambda _: portrait.labels)
+    with pytest.raises(EmptyMask, match="hair"):
+        text_mask(image, "red hair", lambda _: portrait.labels)
+    with pytest.raises(FluxGuardError, match="parser or landmarks"):
+        text_mask(image, "lips")
+
+
+def test_arithmetic() -> None:
+    a, b = square(0, 32), square(16, 64)
+    assert float(union(a, b).sum()) == 32 * 32 + 48 * 48 - 16 * 16
+    assert float(intersection(a, b).sum()) == 16 * 16
+    assert torch.equal(union(a, invert(a)), torch.ones_like(a))
+    assert coverage(a) == 0.25
+    assert torch.equal(grow(grow(square(20, 30), 3), -3), square(20, 30))
+    assert torch.equal(grow(square(20, 30), 3), square(17, 33))
+    with pytest.raises(FluxGuardError, match="32x32, 64x64"):
+        union(a, square(0, 4, 32))
+
+
+def test_checked_names_what_is_wrong() -> None:
+    assert checked(torch.ones(8, 8, dtype=torch.bool)).shape == (1, 1, 8, 8)
+    with pytest.raises(EmptyMask, match="paint"):
+        checked(torch.zeros(8, 8))
+    with pytest.raises(EmptyMask):
+        checked(torch.stack((torch.ones(1, 8, 8), torch.zeros(1, 8, 8))))
+    with pytest.raises(FluxGuardError, match=r"\[B,1,H,W\]"):
+        checked(torch.ones(1, 3, 8, 8))
+    for bad in (2.0, -1.0, float("nan")):
+        with pytest.raises(FluxGuardError, match=r"\[0,1\]"):
+            checked(torch.full((8, 8), bad))
+
+
+def test_feather_keeps_the_inside_and_ends_outside() -> None:
+    mask = square(24, 40)
+    soft = feather(mask, 8)
+    assert torch.equal(soft[mask > 0], mask[mask > 0])
+    row = soft[0, 0, 32, 40:]
+    assert bool((row.diff() <= 1e-6).all())
+    assert 0.2 < float(row[3]) < 0.9 and float(row[12]) < 1e-3
+    assert torch.equal(feather(mask, 0), mask)
+
+
+def test_latent_masks_average_area() -> None:
+    assert torch.equal(soft_mask(torch.ones(2, 1, 64, 48)), torch.ones(2, 1, 8, 6))
+    half = soft_mask(square(0, 36))
+    assert half.shape == (1, 1, 8, 8)
+    assert float(half[0, 0, 0, 0]) == 1 and float(half[0, 0, 7, 7]) == 0
+    assert 0.4 < float(half[0, 0, 0, 4]) < 0.6
+    tokens = token_mask(square(0, 32))
+    assert tokens.shape == (1, 16, 1)
+    assert tokens[0, :, 0].view(4, 4)[:2, :2].min() > 0.9 and float(tokens[0, 15, 0]) == 0
+
+
+def test_sizes_that_are_no_multiple_are_padded_never_stretched() -> None:
+    mask = torch.zeros(1, 1, 50, 70)
+    mask[..., :, 40:48] = 1
+    soft = soft_mask(mask)
+    assert soft.shape == (1, 1, 7, 9)
+    assert float(soft[0, 0, 3, 5]) > 0.85 and float(soft[0, 0, 3, 4]) < 0.1
+    wider = soft_mask(mask, size=(8, 10))
+    assert wider.shape == (1, 1, 8, 10) and torch.equal(wider[..., :6, :8], soft[..., :6, :8])
+    with pytest.raises(FluxGuardError, match="70x50"):
+        soft_mask(mask, size=(6, 9))
+
+
+def test_released_rule_for_injection() -> None:
+    assert injection_intervals(square(0, 16)) == 3
+    assert injection_intervals(square(0, 32)) == 5

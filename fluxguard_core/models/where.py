@@ -1,0 +1,97 @@
+"""Where weight files are looked for, and where a download goes.
+
+Order: FLUXGUARD_MODELS (folders separated as in PATH), the models folders of the ComfyUI this pack
+is installed in (or the one COMFYUI_PATH names), then the user's cache.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import ModelFileError
+from .manifest import PACKAGE_ROOT, Entry
+
+_OTHER_NAMES = {"diffusion_models": "unet", "text_encoders": "clip"}
+
+
+def cache_root() -> Path:
+    """FluxGuard's folder in the user's cache (XDG_CACHE_HOME, else ~/.cache)."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fluxguard"
+
+
+def comfyui_models() -> Path | None:
+    """ComfyUI's models folder: the one above custom_nodes/<this pack>, or COMFYUI_PATH/models."""
+    named = os.environ.get("COMFYUI_PATH")
+    if named:
+        return Path(named).expanduser() / "models"
+    for parent in PACKAGE_ROOT.parents:
+        if parent.name == "custom_nodes" and (parent.parent / "models").is_dir():
+            return parent.parent / "models"
+    return None
+
+
+def search_roots(host: Sequence[Path] = ()) -> tuple[Path, ...]:
+    """Models folders in order of preference; `host` are those a running ComfyUI has registered."""
+    named = os.environ.get("FLUXGUARD_MODELS", "")
+    roots = [Path(part).expanduser() for part in named.split(os.pathsep) if part.strip()]
+    roots.extend(host)
+    comfyui = comfyui_models()
+    if comfyui is not None:
+        roots.append(comfyui)
+    roots.append(cache_root() / "models")
+    return tuple(dict.fromkeys(root.absolute() for root in roots))
+
+
+def candidates(entry: Entry, roots: Sequence[Path] | None = None) -> tuple[Path, ...]:
+    """Every place `entry` may lie at, best first."""
+    if entry.package_path is not None:
+        return (PACKAGE_ROOT / entry.package_path,)
+    top, _, rest = entry.folder.partition("/")
+    folders = [entry.folder]
+    if top in _OTHER_NAMES:
+        folders.append("/".join(filter(None, (_OTHER_NAMES[top], rest))))
+    places: list[Path] = []
+    for root in search_roots() if roots is None else roots:
+        places.extend(root / folder / entry.file for folder in folders)
+        if entry.source == "bring":
+            places.append(root / entry.file)
+    return tuple(places)
+
+
+def find(entry: Entry, roots: Sequence[Path] | None = None) -> Path | None:
+    """The first place where the file of `entry` exists, or None."""
+    for path in candidates(entry, roots):
+        if path.is_file():
+            return path
+    return None
+
+
+def require(entry: Entry, roots: Sequence[Path] | None = None) -> Path:
+    """As `find`; ModelFileError says where was looked and how to get the file."""
+    path = find(entry, roots)
+    if path is not None:
+        return path
+    places = candidates(entry, roots)
+    for place in places:
+        if partial_path(place).exists():
+            raise ModelFileError(
+                f"{entry.id} is only half downloaded ({partial_path(place)}). {entry.remedy}"
+            )
+    looked = "\n  ".join(str(place) for place in places)
+    raise ModelFileError(
+        f"The file of {entry.id} ({entry.file}) was not found. Looked at:\n  {looked}\n"
+        f"{entry.remedy}"
+    )
+
+
+def download_target(entry: Entry, root: Path | None = None) -> Path:
+    """Where a download of `entry` is stored: under `root`, by default the first search root."""
+    return (root if root is not None else search_roots()[0]) / entry.folder / entry.file
+
+
+def partial_path(path: Path) -> Path:
+    """The name of a file while it is being downloaded."""
+    return path.with_name(path.name + ".part")

@@ -1,0 +1,184 @@
+"""The training loop that every generative part of the miniature shares.
+
+AdamW with warm-up and cosine, an exponential moving average, bfloat16 autocast, checkpoints that carry
+everything (weights, average, optimiser moments, step, time spent) and a text log. A budget is a number of
+steps, or minutes: then the schedule follows the clock and ends in time on any machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What the command line says about a run.
+
+    Args:
+        steps: length of the schedule in optimiser steps, unless `minutes` is given.
+        out: folder for checkpoint, log and result.
+        cache: folder of the rendered portraits (see `cache.py`).
+    """
+
+    steps: int
+    out: Path
+    cache: Path
+    seed: int = 0
+    device: str = "cpu"
+    minutes: float | None = None
+    resume: bool = False
+    batch: int = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of the optimiser and of the bookkeeping."""
+
+    rate: float
+    betas: tuple[float, float] = (0.9, 0.98)
+    decay: float = 0.01
+    average: float = 0.999
+    warmup: float = 0.02
+    clip: float = 1.0
+    log_every: int = 50
+    save_seconds: float = 150.0
+
+
+@dataclass(eq=False)
+class TrainState:
+    """A run under way; `average` is the exponential moving average that is shipped."""
+
+    module: nn.Module
+    average: nn.Module
+    optimiser: torch.optim.AdamW
+    step: int = 0
+    elapsed: float = 0.0
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint (safetensors), replacing the last one only when it is complete."""
+        tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for i, p in enumerate(_parameters(self.module)):
+            for name in ("exp_avg", "exp_avg_sq"):
+                if p in self.optimiser.state:
+                    tensors[f"optimiser.{i}.{name}"] = self.optimiser.state[p][name]
+        cpu = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        partial = path.with_suffix(".partial")
+        save_file(cpu, partial, {"step": str(self.step), "elapsed": str(self.elapsed)})
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint."""
+        with safe_open(path, "pt") as file:
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            metadata = file.metadata()
+        self.step, self.elapsed = int(metadata["step"]), float(metadata["elapsed"])
+        for name, module in (("module", self.module), ("average", self.average)):
+            prefix = f"{name}."
+            module.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            )
+        for i, p in enumerate(_parameters(self.module)):
+            if f"optimiser.{i}.exp_avg" not in tensors:
+                continue
+            moments = {n: tensors[f"optimiser.{i}.{n}"].to(p) for n in ("exp_avg", "exp_avg_sq")}
+            self.optimiser.state[p] = {"step": torch.tensor(float(self.step)), **moments}
+
+
+def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    return (p for p in module.parameters() if p.requires_grad)
+
+
+def pick_device(wanted: str | None) -> str:
+    """The wanted device, or a GPU where there is one."""
+    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.no_grad()
+def _update_average(state: TrainState, decay: float) -> None:
+    keep = min(decay, (1.0 + state.step) / (10.0 + state.step))
+    live = list(state.module.state_dict().values())
+    kept = list(state.average.state_dict().values())
+    torch._foreach_lerp_(kept, live, 1.0 - keep)
+
+
+def _rate(progress: float, recipe: Recipe) -> float:
+    rise = min(1.0, (progress + 1e-4) / recipe.warmup)
+    return recipe.rate * rise * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def train(
+    name: str,
+    module: nn.Module,
+    loss: Callable[[TrainState, float], tuple[Tensor, dict[str, float]]],
+    plan: TrainPlan,
+    recipe: Recipe,
+    report: Callable[[TrainState], str] | None = None,
+) -> nn.Module:
+    """Train to the end of the budget; returns the moving average in evaluation mode.
+
+    Args:
+        loss: (state, progress in [0, 1]) -> scalar loss and figures for the log.
+        report: called at every checkpoint; its line goes into the log.
+    """
+    plan.out.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = plan.out / f"{name}.checkpoint.safetensors", plan.out / f"{name}.log"
+    module.to(plan.device).train()
+    average = copy.deepcopy(module).requires_grad_(False).eval()
+    optimiser = torch.optim.AdamW(
+        list(_parameters(module)), lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.decay
+    )
+    state = TrainState(module, average, optimiser)
+    if plan.resume and checkpoint.exists():
+        state.load(checkpoint)
+    torch.manual_seed(plan.seed + state.step)
+    started, saved = time.monotonic() - state.elapsed, time.monotonic()
+    while (progress := _progress(state, plan)) < 1.0:
+        for group in optimiser.param_groups:
+            group["lr"] = _rate(progress, recipe)
+        with torch.autocast(torch.device(plan.device).type, torch.bfloat16):
+            value, figures = loss(state, progress)
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(list(_parameters(module)), recipe.clip)
+        optimiser.step()
+        state.step += 1
+        state.elapsed = time.monotonic() - started
+        _update_average(state, recipe.average)
+        if state.step % recipe.log_every == 0:
+            _log(log, state, progress, {"loss": float(value.detach()), **figures})
+        if time.monotonic() - saved > recipe.save_seconds:
+            state.save(checkpoint)
+            _note(log, report(state) if report else "checkpoint")
+            saved = time.monotonic()
+    state.save(checkpoint)
+    _note(log, f"done after {state.step} steps, {state.elapsed / 60:.1f} minutes")
+    return average
+
+
+def _progress(state: TrainState, plan: TrainPlan) -> float:
+    if plan.minutes is not None:
+        return state.elapsed / (60.0 * plan.minutes)
+    return state.step / plan.steps
+
+
+def _log(log: Path, state: TrainState, progress: float, figures: dict[str, float]) -> None:
+    parts = [f"{k} {v:.4f}" for k, v in figures.items()]
+    head = f"step {state.step} {100 * progress:.1f}% {state.step / max(state.elapsed, 1e-9):.2f}/s"
+    _note(log, "  ".join([head, *parts]))
+
+
+def _note(log: Path, line: str) -> None:
+    with log.open("a") as file:
+        file.write(line + "\n")
+    print(line, flush=True)

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import FluxGuardError
 from .download import file_sha256
 from .errors import ManifestError
-from .manifest import load_manifest, manifest_path, read_document
+from .manifest import PACKAGE_ROOT, load_manifest, manifest_path, read_document
 
 WEIGHTS = "mini/weights"
 _BY_FOLDER = {

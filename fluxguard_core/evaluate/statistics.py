@@ -1,0 +1,127 @@
+"""Shares, means and paired differences with their uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import FluxGuardError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+    confidence: float = 0.95
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Mean of first - second over pairs, its interval, and a two-sided p-value (sign flips)."""
+
+    difference: Interval
+    p_value: float
+    pairs: int
+
+
+def _normal_quantile(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise FluxGuardError(f"A confidence lies between 0 and 1; got {confidence}.")
+    half = torch.tensor(0.5 + confidence / 2, dtype=torch.float64)
+    return float(torch.special.ndtri(half))
+
+
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a share (Wilson 1927); sound for few trials and shares of 0 or 1."""
+    if trials <= 0 or not 0 <= successes <= trials:
+        raise FluxGuardError(
+            f"A share needs 0 <= successes <= trials and at least one trial; got {successes} of "
+            f"{trials}."
+        )
+    z, share = _normal_quantile(confidence), successes / trials
+    scale = 1 + z * z / trials
+    centre = (share + z * z / (2 * trials)) / scale
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2)) / scale
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == trials else min(1.0, centre + half)
+    return Interval(share, low, high, confidence)
+
+
+def _values(values: Sequence[float], least: int) -> Tensor:
+    data = torch.tensor(list(values), dtype=torch.float64)
+    if data.numel() < least or not bool(torch.isfinite(data).all()):
+        raise FluxGuardError(f"Expected at least {least} finite numbers; got {list(values)}.")
+    return data
+
+
+def bootstrap_mean(
+    values: Sequence[float], confidence: float = 0.95, *, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Mean with its percentile bootstrap interval; the same for the same seed."""
+    data = _values(values, 2)
+    _normal_quantile(confidence)
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.cat([
+        data[torch.randint(data.numel(), (count, data.numel()), generator=generator)].mean(1)
+        for count in _chunks(resamples, data.numel())
+    ])
+    ends = torch.tensor([0.5 - confidence / 2, 0.5 + confidence / 2], dtype=torch.float64)
+    low, high = torch.quantile(means, ends).tolist()
+    return Interval(float(data.mean()), low, high, confidence)
+
+
+def _chunks(total: int, width: int) -> list[int]:
+    step = max(1, min(total, 2_000_000 // width))
+    return [min(step, total - start) for start in range(0, total, step)]
+
+
+def paired(
+    first: Sequence[float],
+    second: Sequence[float],
+    confidence: float = 0.95,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Paired:
+    """Compare two treatments of the same subjects: bootstrap of the mean difference, sign-flip test.
+
+    Under "no difference" every pair's sign is a coin toss; up to 16 pairs all tosses are counted,
+    beyond that `resamples` of them.
+    """
+    if len(first) != len(second):
+        raise FluxGuardError(f"Pairs are needed; got {len(first)} and {len(second)} values.")
+    gaps = _values(first, 2) - _values(second, 2)
+    interval = bootstrap_mean(gaps.tolist(), confidence, resamples=resamples, seed=seed)
+    count = gaps.numel()
+    if count <= 16:
+        codes = torch.arange(2**count).view(-1, 1)
+        signs = ((codes >> torch.arange(count)) & 1).double() * 2 - 1
+        extra = 0
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        signs = torch.randint(2, (resamples, count), generator=generator).double() * 2 - 1
+        extra = 1
+    observed = gaps.mean().abs() - 1e-12
+    hits = int(((signs * gaps).mean(1).abs() >= observed).sum())
+    return Paired(interval, (hits + extra) / (signs.shape[0] + extra), count)
+
+
+def paired_shares(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Exact McNemar p-value (two-sided): do two treatments succeed on different shares of subjects?"""
+    if len(first) != len(second):
+        raise FluxGuardError(f"Pairs are needed; got {len(first)} and {len(second)} values.")
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    total, least = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.comb(total, k) for k in range(least + 1)) / 2**total
+    return min(1.0, 2 * tail)

@@ -35,7 +35,7 @@ def flux_schedule(steps: int, tokens: int) -> Tensor:
     (low, mu_low), (high, mu_high) = SHIFT_AT
     mu = mu_low + (mu_high - mu_low) * (tokens - low) / (high - low)
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return math.exp(mu) * t / (math.exp(mu) * t + 1 - t)  # the same fraction, defined at t = 0
+    return 1 / (1 + math.exp(-mu) * (1 / t - 1))  # the same fraction, exact at both ends
 
 
 def check_sigmas(sigmas: Tensor) -> Tensor:

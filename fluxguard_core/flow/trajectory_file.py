@@ -62,9 +62,9 @@ def save_trajectory(trajectory: Trajectory, path: str | Path) -> None:
         cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
         save_file(cpu, partial, metadata={"format": FORMAT, "about": json.dumps(about)})
         partial.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise FluxGuardError(
-            f"Could not write the trajectory to {path.name}: {error.strerror}."
+            f"Could not write the trajectory {path.name} ({error}). Check the folder and the free space."
         ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -1,0 +1,153 @@
+"""The engine against the authors' released code, within 1e-4 relative in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from fluxguard_core.diffusers_backend import pack, unpack
+from fluxguard_core.flow import (
+    Counted,
+    EditControl,
+    Trajectory,
+    ValueInjection,
+    VelocityFusion,
+    generate,
+    invert,
+)
+from fluxguard_core.protect.objective import make_objective
+from fluxguard_core.protect.perceptual import feature_distance
+from fluxguard_core.protect.refiner import Branches, Refiner, RefinerSettings
+from fluxguard_core.protect.views import whole_frame_views
+from fluxguard_core.recognition.alignment import whole_frame
+from fluxguard_core.recognition.ensemble import Ensemble
+from fluxguard_core.recognition.identity import photo
+
+from .golden import FOLDER, NAMES, TOLERANCE, Run, load_refiner, load_run, relative_error
+
+CPU = torch.device("cpu")
+
+
+def test_there_is_a_triple_to_test() -> None:
+    assert NAMES, f"no *_run.safetensors in {FOLDER}"
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def run(request: pytest.FixtureRequest) -> Run:
+    return load_run(request.param)
+
+
+@pytest.fixture(scope="module")
+def trajectory(run: Run) -> Trajectory:
+    return invert(
+        run.field("source"),
+        run.tensors["latent"],
+        run.tensors["schedule"],
+        value_intervals=run.config["inject_steps"],
+        blocks=run.blocks,
+        tokens="all",
+    )
+
+
+def generated(run: Run, trajectory: Trajectory, controls: Sequence[EditControl]) -> torch.Tensor:
+    return pack(generate(run.field("target"), trajectory, controls))
+
+
+def controls_for(run: Run, trajectory: Trajectory, name: str) -> list[EditControl]:
+    window = tuple(run.config["fuse_steps"])
+    injection = ValueInjection(trajectory, run.config["inject_steps"], tokens="all")
+    aligned = VelocityFusion(trajectory, run.mask, window)
+    released = VelocityFusion(trajectory, run.mask, window, order="released")
+    table: dict[str, list[EditControl]] = {
+        "out_plain": [],
+        "out_inject": [injection],
+        "out_fuse_aligned": [aligned],
+        "out_fuse_code_order": [released],
+        "out_full_aligned": [injection, aligned],
+        "out_full_code_order": [injection, released],
+        "out_background_aligned_all": [VelocityFusion(trajectory, torch.zeros_like(run.mask))],
+    }
+    return table[name]
+
+
+def test_inversion(run: Run, trajectory: Trajectory) -> None:
+    assert relative_error(pack(trajectory.terminal), run.tensors["inverted_tokens"]) < TOLERANCE
+
+
+@pytest.mark.parametrize(("stage", "name"), [(0, "velocity_start"), (1, "velocity_mid")])
+def test_both_velocity_stages(run: Run, trajectory: Trajectory, stage: int, name: str) -> None:
+    count = trajectory.intervals
+    ours = [pack(trajectory.velocity(count - 1 - i, stage, CPU)) for i in range(count)]
+    theirs = run.tensors[name]
+    assert relative_error(torch.stack(ours).reshape(theirs.shape), theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "out_plain",
+        "out_inject",
+        "out_fuse_aligned",
+        "out_fuse_code_order",
+        "out_full_aligned",
+        "out_full_code_order",
+        "out_background_aligned_all",
+    ],
+)
+def test_generation(run: Run, trajectory: Trajectory, name: str) -> None:
+    ours = generated(run, trajectory, controls_for(run, trajectory, name))
+    assert relative_error(ours, run.tensors[name]) < TOLERANCE
+
+
+def test_the_orders_differ(run: Run) -> None:
+    aligned, released = run.tensors["out_fuse_aligned"], run.tensors["out_fuse_code_order"]
+    assert relative_error(aligned, released) > 10 * TOLERANCE
+
+
+def test_half_a_mask_keeps_half_the_tokens(run: Run, trajectory: Trajectory) -> None:
+    half = torch.zeros_like(run.mask)
+    half[..., : half.shape[-1] // 4 * 2] = 1
+    ours = generated(run, trajectory, [VelocityFusion(trajectory, half)])
+    source, edited = pack(trajectory.source), pack(half).amax(-1).bool().expand(ours.shape[0], -1)
+    assert relative_error(ours[~edited], source[~edited]) < 1e-6
+    change = (ours - source).norm(dim=-1) / source.norm(dim=-1)
+    assert change[edited].min() > 1e-2
+
+
+def test_two_evaluations_an_interval_in_both_directions(run: Run, trajectory: Trajectory) -> None:
+    source, target = Counted(run.field("source")), Counted(run.field("target"))
+    batch, count = trajectory.source.shape[0], trajectory.intervals
+    invert(source, run.tensors["latent"], run.tensors["schedule"], value_intervals=0)
+    generate(target, trajectory)
+    assert source.evaluations == target.evaluations == 2 * count * batch
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_refiner(name: str) -> None:
+    golden = load_refiner(name)
+    encoders, (height, width) = golden.encoders(), golden.config["latent_hw"]
+    ensemble = Ensemble(
+        tuple(encoders[key] for key in golden.config["surrogates"]),
+        (encoders[golden.config["held_out"]],),
+    )
+    objective = make_objective(
+        ensemble,
+        photo(*golden.tensors["target_image"]),
+        golden.tensors["clean_image"],
+        whole_frame,
+        push_away=False,
+    )
+    refiner = Refiner(
+        golden.decode,
+        objective,
+        feature_distance(golden.features),
+        whole_frame_views,
+        RefinerSettings(steps=golden.config["inner_steps"]),
+    )
+    clean = unpack(golden.tensors["clean_tokens"], height, width)
+    start = unpack(golden.tensors["start_tokens"], height, width)
+    refined = refiner(Branches(clean, start, clean, start, sigma=0.0, interval=0))
+    assert relative_error(pack(refined), golden.tensors["refined_tokens"]) < TOLERANCE
+    assert len(refiner.log) == golden.config["inner_steps"]

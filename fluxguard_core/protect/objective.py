@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from ..recognition.ensemble import Ensemble
 from ..recognition.faces import FaceFinder
 from ..recognition.identity import Identity, reference_embedding
+from .gradients import differentiable, gradients
 from .views import View
 
 
@@ -108,9 +109,11 @@ def make_objective(
             only pulls, and never looks at the source.
         find_faces: locates the face in identity photos; None takes them whole.
     """
+    ensemble = _differentiable(ensemble)
     vectors: dict[str, Tensor] = {}
     people: dict[str, Tensor] = {}
-    with torch.no_grad():
+    with gradients(), torch.no_grad():
+        source = source.detach().clone()
         for encoder in ensemble.attacked:
             faces = view(source, encoder.size)
             if identity.kind != "untargeted":
@@ -123,3 +126,8 @@ def make_objective(
             people[encoder.name] = encoder(faces)
     away = identity.kind == "untargeted" or push_away
     return IdentityObjective(ensemble, people if away else None, vectors or None, far, margin)
+
+
+def _differentiable(ensemble: Ensemble) -> Ensemble:
+    attacked = tuple(replace(e, network=differentiable(e.network)) for e in ensemble.attacked)
+    return replace(ensemble, attacked=attacked)

@@ -47,10 +47,11 @@ class AlignedViews:
 
     def plain(self, picture: Tensor, size: int) -> Tensor:
         """The antialiased aligned face."""
-        return align(picture, self.landmarks.to(picture.device), size)
+        # cloned: landmarks found in inference mode cannot be saved for a backward pass
+        return align(picture, self.landmarks.clone().to(picture.device), size)
 
     def _draw(self, generator: torch.Generator) -> View:
-        points = jittered(self.landmarks, self.jitter, generator)
+        points = jittered(self.landmarks.clone(), self.jitter, generator)
         share = random_sharing(generator)
 
         def view(picture: Tensor, size: int) -> Tensor:

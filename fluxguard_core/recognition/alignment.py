@@ -115,7 +115,7 @@ def align(image: Tensor, landmarks: Tensor, size: int, *, antialias: bool = True
         raise FluxGuardError(
             f"Alignment expects five landmarks [B, 5, 2], got {list(landmarks.shape)}."
         )
-    pixels = image.float()
+    pixels = image if image.dtype == torch.float64 else image.float()
     points = landmarks.to(pixels).expand(pixels.shape[0], 5, 2)
     target = template(size).to(pixels)[None].expand_as(points)
     back = invert(similarity_transform(points, target))

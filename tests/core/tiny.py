@@ -56,11 +56,18 @@ def tiny_vae() -> AutoencoderKL:
 def tiny_taesd() -> AutoencoderTiny:
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        return AutoencoderTiny(
+        vae = AutoencoderTiny(
             encoder_block_out_channels=(8, 8, 8, 8),
             decoder_block_out_channels=(8, 8, 8, 8),
             latent_channels=16,
         ).eval()
+    # Fresh weights decode to almost one grey; spread the pictures over [0, 1].
+    with torch.no_grad():
+        grey = vae.decode(noise(1, 16, 8, 8), return_dict=False)[0] / 2 + 0.5
+        last = vae.decoder.layers[-1]
+        last.weight *= 0.2 / grey.std()
+        last.bias.copy_(0.5 + (last.bias - grey.mean()) * 0.2 / grey.std())
+    return vae
 
 
 def encode_words(text: str) -> Prompt:
@@ -93,7 +100,8 @@ class TinyRecogniser(nn.Module):
             self.linear = nn.Linear(8 * 27 * 27, 24)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(torch.tanh(self.convolution(x)).flatten(1))
+        features = torch.tanh(self.convolution(x))
+        return self.linear((features - features.mean((2, 3), keepdim=True)).flatten(1))
 
 
 def tiny_encoder(seed: int, name: str | None = None) -> FaceEncoder:

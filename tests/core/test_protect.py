@@ -1,0 +1,355 @@
+"""The adaptive weight, gradients, the refiner's modes, shared branches and interruption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from fluxguard_core.errors import FluxGuardError, Interrupted
+from fluxguard_core.flow import Counted, Trajectory, flux_schedule, generate, invert
+from fluxguard_core.protect.gradients import differentiable, gradients
+from fluxguard_core.protect.objective import IdentityObjective, make_objective
+from fluxguard_core.protect.perceptual import VGG19Features, feature_distance, lpips_distance
+from fluxguard_core.protect.refiner import Branches, Refiner, RefinerSettings, RefinerStep
+from fluxguard_core.protect.region import Window, face_region, window_around
+from fluxguard_core.protect.run import edit_and_protect, protect_latent
+from fluxguard_core.protect.views import AlignedViews, View, jpeg, whole_frame_views
+from fluxguard_core.protect.weight import AdaptiveWeight
+from fluxguard_core.recognition.alignment import align
+from fluxguard_core.recognition.identity import Identity, synthetic, untargeted
+
+from .golden import relative_error
+from .tiny import landmarks, noise, tiny_encoder, tiny_ensemble, tiny_stack, tiny_taesd
+
+STEPS = 6
+
+
+def decode(latent: Tensor) -> Tensor:
+    return tiny_stack().decode_tiny(latent)
+
+
+def objective(identity: Identity, picture: Tensor, margin: float = 0.05) -> IdentityObjective:
+    views = AlignedViews(landmarks())
+    return make_objective(tiny_ensemble(), identity, picture, views.plain, margin=margin)
+
+
+def refiner(identity: Identity, picture: Tensor, **settings: object) -> Refiner:
+    chosen = RefinerSettings(**settings)  # type: ignore[arg-type]
+    return Refiner(
+        decode,
+        objective(identity, picture),
+        feature_distance(lambda x: x),
+        AlignedViews(landmarks(), random=1),
+        chosen,
+    )
+
+
+def branches(latent: Tensor, sigma: float = 0.0) -> Branches:
+    still = torch.zeros_like(latent)
+    return Branches(latent, latent, still, still, sigma, 0)
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.1, 0.3, 0.31, 0.5, 2.0])
+def test_adaptive_weight_is_the_formula(distance: float) -> None:
+    expected = 0.05 + 0.95 / (1 + math.exp(20 * (distance - 0.3)))
+    assert float(AdaptiveWeight()(torch.tensor([distance]))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_through_decoder_alignment_and_encoder() -> None:
+    encoder = tiny_encoder(11)
+    decoder = tiny_taesd().double()
+    try:
+        latent, direction = noise(1, 16, 8, 8).double(), noise(1, 16, 8, 8, seed=3).double()
+        reference = torch.randn(24, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+        network = encoder.network.double()
+
+        def similarity(z: Tensor) -> Tensor:
+            picture = decoder.decode(z, return_dict=False)[0] / 2 + 0.5
+            face = align(picture, landmarks().double(), 112).double()
+            return torch.cosine_similarity(network(face * 2 - 1), reference[None]).sum()
+
+        latent.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(similarity(latent), latent)
+        h = 1e-4
+        with torch.no_grad():
+            ahead = similarity(latent + h * direction)
+            behind = similarity(latent - h * direction)
+        difference = (ahead - behind) / (2 * h)
+        assert float((gradient * direction).sum()) == pytest.approx(float(difference), rel=2e-2)
+    finally:
+        tiny_taesd().float()
+
+
+def test_inference_mode_callers_get_the_same_result() -> None:
+    latent = noise(1, 16, 8, 8)
+    outside = refiner(synthetic(1), decode(latent), steps=3)(branches(latent))
+    with torch.inference_mode():
+        inference = noise(1, 16, 8, 8)
+        inside = refiner(synthetic(1), decode(inference), steps=3)(branches(inference))
+    assert torch.equal(outside, inside)
+
+
+def test_weights_loaded_in_inference_mode_are_copied_not_converted() -> None:
+    with torch.inference_mode():
+        loaded = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4)).eval()
+    private = differentiable(loaded)
+    assert private is not loaded and loaded[0].weight.is_inference()
+    assert torch.equal(private[0].weight, loaded[0].weight)
+    with gradients():
+        x = torch.ones(2, 4, requires_grad=True)
+        (gradient,) = torch.autograd.grad(private(x).square().sum(), x)
+    assert gradient.abs().sum() > 0
+    normal = torch.nn.Linear(2, 2)
+    assert differentiable(normal) is normal
+
+
+def test_untargeted_leaves_the_source_within_one_interval() -> None:
+    latent = noise(1, 16, 8, 8)
+    work = refiner(
+        untargeted(), decode(latent), steps=20, learning_rate=0.05, keep_best=True, jitter=0.02
+    )
+    result = work(branches(latent))
+    before = work.log[0].source
+    views = AlignedViews(landmarks())
+    score = work.objective(decode(result), (views.plain,))
+    assert score.source is not None
+    after = dict(zip(before, score.source[0, :, 0].tolist(), strict=True))
+    assert all(after[name] < 0.9 and after[name] < before[name] - 0.05 for name in before)
+
+
+def test_without_jitter_the_untargeted_gradient_vanishes() -> None:
+    latent = noise(1, 16, 8, 8)
+
+    def gradient(shift: float) -> float:
+        goal = objective(untargeted(), decode(latent))
+        z = (latent + shift * noise(1, 16, 8, 8, seed=9)).requires_grad_(True)
+        loss = goal(decode(z), (AlignedViews(landmarks()).plain,)).loss.sum()
+        return float(torch.autograd.grad(loss, z)[0].norm())
+
+    assert gradient(0.0) < 1e-3 * gradient(0.02)
+
+
+def test_a_synthetic_identity_is_approached_and_the_source_left() -> None:
+    latent = noise(1, 16, 8, 8)
+    work = refiner(synthetic(7), decode(latent), steps=20, learning_rate=0.05)
+    work(branches(latent))
+    first, last = work.log[0], work.log[-1]
+    assert all(last.target[name] > first.target[name] + 0.05 for name in first.target)
+    assert all(last.source[name] < first.source[name] for name in first.source)
+
+
+def test_held_out_recognisers_never_run() -> None:
+    latent = noise(1, 16, 8, 8)
+    work = refiner(synthetic(1), decode(latent), steps=2)
+    calls: list[str] = []
+    for encoder in work.objective.ensemble.members:
+        encoder.network.register_forward_hook(
+            lambda *_, name=encoder.name: calls.append(name)  # type: ignore[misc]
+        )
+    work(branches(latent))
+    assert set(calls) == {"tiny11", "tiny12"}
+
+
+def test_the_region_bounds_the_change_and_so_does_the_limit() -> None:
+    latent = noise(1, 16, 8, 8)
+    work = refiner(synthetic(1), decode(latent), steps=5, jitter=0.02, max_change=0.03)
+    work.region = torch.zeros(1, 1, 8, 8)
+    work.region[..., 2:6, 2:6] = 1
+    change = (work(branches(latent)) - latent).abs()
+    assert change[..., :2, :].max() == 0 and change[..., 2:6, 2:6].max() > 0.02
+    assert change.max() <= 0.03 + 1e-6
+
+
+def test_same_seed_same_result() -> None:
+    latent = noise(1, 16, 8, 8)
+
+    def run(seed: int) -> Tensor:
+        settings = {"steps": 3, "jitter": 0.02, "seed": seed}
+        return refiner(untargeted(), decode(latent), **settings)(branches(latent))
+
+    assert torch.equal(run(1), run(1)) and not torch.equal(run(1), run(2))
+
+
+def test_moments_are_kept_only_when_asked() -> None:
+    latent = noise(1, 16, 8, 8)
+
+    def second_interval(keep: bool) -> Tensor:
+        work = refiner(synthetic(1), decode(latent), steps=2, keep_moments=keep)
+        return work(branches(work(branches(latent))))
+
+    assert not torch.equal(second_interval(True), second_interval(False))
+
+
+def test_x0_estimate_decodes_the_clean_picture() -> None:
+    latent, velocity = noise(1, 16, 8, 8), noise(1, 16, 8, 8, seed=2)
+    seen: list[Tensor] = []
+
+    def watching(z: Tensor) -> Tensor:
+        seen.append(z.detach().clone())
+        return decode(z)
+
+    work = refiner(synthetic(1), decode(latent), steps=1, estimate="x0")
+    work.decode = watching
+    noisy = latent + 0.3 * velocity
+    work(Branches(noisy, noisy, velocity, velocity, 0.3, 0))
+    assert all(torch.allclose(z, latent, atol=1e-6) for z in seen)
+
+
+def test_a_hopeful_tiny_decoder_is_replaced_by_the_full_one() -> None:
+    latent = noise(1, 16, 8, 8)
+    source = decode(latent)
+    work = refiner(untargeted(), source, steps=2, keep_best=True)
+    goal = {"steps": 30, "learning_rate": 0.05, "keep_best": True, "jitter": 0.02}
+    protected = refiner(untargeted(), source, **goal)(branches(latent))
+    hopeful = decode(protected).detach()
+    work.decode = lambda z: hopeful + 0 * decode(z)
+    work.check = lambda z: source + 0 * decode(z)
+    cheap = work.decode
+    assert work.objective.met(work.objective(hopeful, (AlignedViews(landmarks()).plain,))).all()
+    work(branches(latent))
+    assert work.decode is work.check and work.decode is not cheap
+
+
+def trajectory_of(latent: Tensor, solver: str = "midpoint") -> Trajectory:
+    field = tiny_stack().field("a plain face", 1.0)
+    return invert(field, latent, flux_schedule(STEPS, 16), solver=solver, value_intervals=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("solver", "expected"), [("midpoint", 2 * 4 + 2 * 2 * 2), ("fireflow", 9)])
+def test_branches_share_the_work_before_the_attack(solver: str, expected: int) -> None:
+    latent = noise(1, 16, 8, 8)
+    trajectory = trajectory_of(latent, solver)
+    field = Counted(tiny_stack().field("a red face", 5.5))
+    work = refiner(synthetic(1), decode(latent), steps=1)
+    result = edit_and_protect(field, trajectory, [], work, attacked_intervals=3)
+    assert field.evaluations == expected
+    alone = generate(tiny_stack().field("a red face", 5.5), trajectory)
+    assert relative_error(result.edited, alone) < 1e-5
+    assert relative_error(result.protected, alone) > 1e-4
+    assert {entry.interval for entry in result.log} == {3, 4, 5}
+
+
+def test_one_batch_and_one_after_the_other_agree() -> None:
+    latent = noise(2, 16, 8, 8)
+    trajectory = trajectory_of(latent)
+    field = tiny_stack().field("a red face", 5.5)
+    results = [
+        edit_and_protect(
+            field,
+            trajectory,
+            [],
+            refiner(synthetic(1), decode(latent), steps=2),
+            attacked_intervals=2,
+            one_batch=one_batch,
+        )
+        for one_batch in (True, False)
+    ]
+    assert relative_error(results[0].protected, results[1].protected) < 1e-4
+    assert relative_error(results[0].edited, results[1].edited) < 1e-5
+
+
+def test_a_window_leaves_the_rest_of_the_latent_to_the_edit() -> None:
+    latent = noise(1, 16, 12, 12)
+    trajectory = trajectory_of(latent)
+    window = Window(2, 10, 2, 10)
+    work = refiner(synthetic(1), decode(window.crop(latent)), steps=2)
+    work.region = torch.ones(1, 1, 8, 8)
+    result = edit_and_protect(
+        tiny_stack().field("a red face", 5.5), trajectory, [], work, window=window
+    )
+    change = (result.protected - result.edited).abs().amax((0, 1))
+    assert change[:2].max() == 0 and change[:, 10:].max() == 0 and change[2:10, 2:10].max() > 0
+
+
+@pytest.mark.parametrize("stop_at", [1, 9])
+def test_an_interrupt_keeps_the_best_so_far(stop_at: int) -> None:
+    latent = noise(1, 16, 8, 8)
+    seen: list[RefinerStep] = []
+
+    def stop(entry: RefinerStep, picture: Tensor) -> None:
+        seen.append(entry)
+        if len(seen) == stop_at:
+            raise Interrupted("stopped")
+
+    work = refiner(synthetic(1), decode(latent), steps=4, keep_best=True, estimate="x0")
+    work.on_step = stop
+    result = edit_and_protect(
+        tiny_stack().field("a red face", 5.5), trajectory_of(latent), [], work
+    )
+    assert result.interrupted and len(result.log) == stop_at
+    assert result.protected.isfinite().all() and result.edited.isfinite().all()
+    again = protect_latent(latent, refiner(synthetic(1), decode(latent), steps=2), rounds=2)
+    assert not again.interrupted
+
+
+def test_protect_latent_needs_no_flow() -> None:
+    latent = noise(2, 16, 8, 8)
+    work = refiner(synthetic(3), decode(latent), steps=4, learning_rate=0.05)
+    result = protect_latent(latent, work, rounds=3)
+    assert torch.equal(result.edited, latent) and len(result.log) == 12
+    assert all(
+        result.log[-1].target[name] > result.log[0].target[name] for name in result.log[0].target
+    )
+
+
+def test_nan_in_a_recogniser_is_named() -> None:
+    latent = noise(1, 16, 8, 8)
+    work = refiner(synthetic(1), decode(latent), steps=2)
+    with torch.no_grad():
+        next(work.objective.ensemble.attacked[0].network.parameters()).fill_(float("nan"))
+    with pytest.raises(FluxGuardError, match="NaN or infinite"):
+        work(branches(latent))
+
+
+def test_random_views_differ_but_follow_their_seed() -> None:
+    views = AlignedViews(landmarks(), random=3)
+    picture = noise(1, 3, 64, 64).sigmoid()
+
+    def faces(seed: int) -> Tensor:
+        drawn: Sequence[View] = views(torch.Generator().manual_seed(seed))
+        return torch.stack([view(picture, 112) for view in drawn])
+
+    assert torch.equal(faces(1), faces(1))
+    assert torch.equal(faces(1)[0], faces(2)[0]) and not torch.equal(faces(1)[1:], faces(2)[1:])
+
+
+def test_jpeg_is_differentiable_and_degrades() -> None:
+    picture = noise(1, 3, 64, 64).sigmoid().requires_grad_(True)
+    result = jpeg(picture, 50)
+    (gradient,) = torch.autograd.grad(result.sum(), picture)
+    assert gradient.abs().sum() > 0 and 0.01 < float((result - picture).detach().abs().mean()) < 0.2
+    assert whole_frame_views(torch.Generator())[0](picture, 32).shape == (1, 3, 32, 32)
+
+
+def test_face_region_covers_the_face_and_fades() -> None:
+    region = face_region(landmarks(128), 16, 16)
+    assert region[0, 0, 8, 8] == 1 and region[0, 0, 0].max() == 0
+    assert ((region > 0) & (region < 1)).sum() > 10
+    window = window_around(region)
+    assert window.top % 2 == 0 and (region > 0).sum() == (window.crop(region) > 0).sum()
+    moved = window.shift(landmarks(128))
+    assert torch.allclose(moved + 8 * torch.tensor([window.left, window.top]), landmarks(128))
+
+
+def test_vgg_features_have_the_published_shape() -> None:
+    network = VGG19Features().eval()
+    keys = [
+        f"features.{i}.{leaf}" for i in (0, 2, 5, 7, 10, 12, 14, 16) for leaf in ("weight", "bias")
+    ]
+    assert list(network.state_dict()) == keys
+    assert network(torch.rand(1, 3, 32, 32)).shape == (1, 256, 8, 8)
+
+
+def test_lpips_without_its_package_names_the_alternative() -> None:
+    try:
+        import lpips  # noqa: F401
+    except ImportError:
+        with pytest.raises(FluxGuardError, match="VGG19 distance"):
+            lpips_distance("vgg16.safetensors")
+    else:
+        with pytest.raises(FluxGuardError):
+            lpips_distance("missing.safetensors")

@@ -1,0 +1,79 @@
+"""Converted graphs on disk: tensors as safetensors, nodes as JSON in its metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...models.errors import ModelFileError
+from ...models.loading import load_tensors
+from ...models.where import cache_root
+from .graph import Graph, Node
+from .verify import Proof
+
+FORMAT = "fluxguard-onnx-1"
+"""Raised whenever the reader or an operator changes its meaning, so old copies are made anew."""
+
+
+def cache_folder() -> Path:
+    """Where converted recognisers are kept."""
+    return cache_root() / "converted"
+
+
+def store(path: Path, graph: Graph, proof: Proof, source_sha256: str) -> None:
+    """Write a converted and proven graph, whole or not at all."""
+    from safetensors.torch import save_file
+
+    outline = {
+        "input": graph.input,
+        "output": graph.output,
+        "size": graph.size,
+        "fixed_batch": graph.fixed_batch,
+        "nodes": [asdict(node) for node in graph.nodes],
+        "tensors": list(graph.tensors),
+    }
+    metadata = {
+        "format": FORMAT,
+        "source_sha256": source_sha256,
+        "graph": json.dumps(outline),
+        "proof": proof.as_text(),
+    }
+    tensors = {str(i): t.contiguous() for i, t in enumerate(graph.tensors.values())}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fetch(path: Path, source_sha256: str) -> tuple[Graph, Proof] | None:
+    """The stored graph of that ONNX file, or None when there is none that can be trusted."""
+    if not path.is_file():
+        return None
+    try:
+        tensors, metadata = load_tensors(path)
+        if (metadata.get("format"), metadata.get("source_sha256")) != (FORMAT, source_sha256):
+            return None
+        return _graph(json.loads(metadata["graph"]), tensors), Proof(
+            **json.loads(metadata["proof"])
+        )
+    except (ModelFileError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _graph(outline: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Graph:
+    nodes = tuple(
+        Node(row["op"], tuple(row["inputs"]), row["output"], row["attributes"])
+        for row in outline["nodes"]
+    )
+    named = {name: tensors[str(i)] for i, name in enumerate(outline["tensors"])}
+    return Graph(
+        outline["input"], outline["output"], outline["size"], outline["fixed_batch"], nodes, named
+    )

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from ..errors import FluxGuardError
-from .portrait_spec import CHOICES, PortraitSpec, identity, random_attributes, random_nuisance
+from .portrait_spec import CHOICES, Attributes, PortraitSpec, identity, random_attributes, random_nuisance
 from .renderer import render_batch
 
 TRAIN_WORLD = 2026
@@ -61,6 +61,11 @@ class PortraitCache:
     def spec(self, row: int) -> PortraitSpec:
         """The spec of a row."""
         return spec_of(self.plan.world, row // self.plan.shots, row % self.plan.shots)
+
+    def attributes_of(self, row: int) -> Attributes:
+        """The attributes of a row."""
+        codes = zip(CHOICES.items(), self.attributes[row], strict=True)
+        return Attributes(**{name: values[int(code)] for (name, values), code in codes})
 
     def identity_ids(self) -> np.ndarray:
         """[N] int64: which person each row shows."""

@@ -27,14 +27,14 @@ _NOUNS = {
     "smile": "smile", "smiling": "smile", "eyeglasses": "eyeglasses", "glasses": "eyeglasses",
     "beard": "beard", "bearded": "beard", "earrings": "earrings", "bald": "bald",
 }
-_LITTLE = ("a", "an", "and", "face", "head", "her", "his", "in", "man", "of", "on", "person",
+LITTLE_WORDS = ("a", "an", "and", "face", "head", "her", "his", "in", "man", "of", "on", "person",
            "photo", "portrait", "the", "wearing", "with", "woman")
 _NEGATIONS = ("no", "without")
 _SYNONYMS = {"gray": "grey", "blonde": "blond", "spectacles": "glasses", "earring": "earrings",
              "straight": "short"}
 
 WORDS: tuple[str, ...] = tuple(
-    sorted({*_COLOURS, *_STYLES, *_NOUNS, *_LITTLE, *_NEGATIONS})
+    sorted({*_COLOURS, *_STYLES, *_NOUNS, *LITTLE_WORDS, *_NEGATIONS})
 )
 
 

@@ -140,7 +140,8 @@ def _narrow_block(block: Any, trunk: Tensor) -> nn.Module:
 
 
 def _narrow(layers: nn.Sequential) -> nn.Sequential:
-    entering = torch.ones(layers[0].in_channels, dtype=torch.bool)  # type: ignore[arg-type]
+    first: Any = layers[0]
+    entering = torch.ones(first.in_channels, dtype=torch.bool)
     last = len(layers) - 1
     kept: list[Any] = []
     for i, layer in enumerate(layers):
@@ -211,8 +212,8 @@ def _pad(layers: nn.Sequential, template: nn.Sequential) -> None:
     with torch.no_grad():
         for wide in template.parameters():
             wide.zero_()
-        for narrow, wide in zip(layers, template, strict=True):
-            source, target = dict(narrow.named_parameters()), dict(wide.named_parameters())
+        for narrow, padded in zip(layers, template, strict=True):
+            source, target = dict(narrow.named_parameters()), dict(padded.named_parameters())
             for name, tensor in source.items():
                 target[name][tuple(slice(0, n) for n in tensor.shape)] = tensor
 

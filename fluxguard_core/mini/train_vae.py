@@ -29,11 +29,11 @@ class _Coder(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """[B,3,H,W] in [0,1] -> [B,16,H/8,W/8]."""
-        return self.encoder(image)  # type: ignore[no-any-return]
+        return self.encoder(image)
 
     def decode(self, latent: Tensor) -> Tensor:
         """[B,16,h,w] -> [B,3,8h,8w] about [0,1]."""
-        return self.decoder(torch.tanh(latent / 3.0) * 3.0)  # type: ignore[no-any-return]
+        return self.decoder(torch.tanh(latent / 3.0) * 3.0)
 
 
 def _gradients(image: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,83 @@
+"""`fluxguard mini train PART`: make the miniature's files again, one resumable command per part."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .cache import CachePlan, build_cache, default_cache
+from .training import TrainPlan, pick_device
+
+PartTrainer = Callable[[TrainPlan], None]
+
+
+def _renderer_cache(plan: TrainPlan) -> None:
+    folder = build_cache(plan.cache, CachePlan(), workers=max(1, torch.get_num_threads()))
+    print(f"Portraits in {folder}")
+
+
+def _vae(plan: TrainPlan) -> None:
+    from .train_vae import train_vae
+
+    train_vae(plan)
+
+
+def _flux(plan: TrainPlan) -> None:
+    from .train_flux import train_flux
+
+    train_flux(plan)
+
+
+def _lora(plan: TrainPlan) -> None:
+    from .train_lora import train_lora
+
+    train_lora(plan)
+
+
+# Part -> (trainer, default steps, default batch).
+PARTS: dict[str, tuple[PartTrainer, int, int]] = {
+    "renderer-cache": (_renderer_cache, 1, 1),
+    "vae": (_vae, 8000, 16),
+    "flux": (_flux, 20000, 32),
+    "lora": (_lora, 600, 32),
+}
+
+
+def register(subparsers: Any) -> None:
+    """Add the `mini` command to the `fluxguard` parser."""
+    mini = subparsers.add_parser("mini", help="the miniature world: train and measure it")
+    kinds = mini.add_subparsers(dest="mini_command", required=True)
+    parser = kinds.add_parser("train", help="train one part, resumably")
+    parser.add_argument("part", choices=sorted(PARTS), help="what to train")
+    parser.add_argument("--steps", type=int, help="optimiser steps (default: the part's own)")
+    parser.add_argument("--minutes", type=float, help="let the schedule follow the clock instead")
+    parser.add_argument("--batch", type=int, help="pictures a step (default: the part's own)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--out", type=Path, default=Path("out/mini"), help="checkpoint, log, result")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="rendered portraits")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
+    parser.set_defaults(run=run_train)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Handler of `fluxguard mini train`."""
+    trainer, steps, batch = PARTS[args.part]
+    torch.set_flush_denormal(True)
+    trainer(
+        TrainPlan(
+            steps=args.steps or steps,
+            out=args.out,
+            cache=args.cache,
+            seed=args.seed,
+            device=pick_device(args.device),
+            minutes=args.minutes,
+            resume=args.resume,
+            batch=args.batch or batch,
+        )
+    )
+    return 0

@@ -1,0 +1,203 @@
+"""Training of the FLUX transformer together with its text encoder, by rectified flow."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..diffusers_backend import image_ids, pack, unpack
+from ..diffusers_keys import AXES_DIMS, HEAD_DIM, flux_from_diffusers
+from ..errors import FluxGuardError
+from .cache import PortraitCache, cache_folder, open_cache
+from .captions import training_caption
+from .latents import latent_cache
+from .taesd import LATENT_CHANNELS, load_autoencoder_state
+from .text import CONTEXT_WIDTH, POOLED_WIDTH, TOKENS, TextEncoder, text_metadata, token_ids
+from .training import Recipe, TrainPlan, TrainState, train
+
+WIDTH, DOUBLE_BLOCKS, SINGLE_BLOCKS = 256, 2, 6
+SHIFT = 0.4675  # FLUX's mu for 64 image tokens: linear through (256, 0.5) and (4096, 1.15)
+CAPTION_DROPOUT = 0.1
+DISTIL_FROM = 0.65
+STRONGEST_GUIDANCE = 6.0
+RATE = 1.5e-3
+
+# diffusers is optional and loosely typed: FluxTransformer2DModel in every signature.
+FluxTransformer = Any
+
+
+def flux_transformer() -> FluxTransformer:
+    """A fresh narrow FLUX in diffusers' class."""
+    try:
+        from diffusers import FluxTransformer2DModel
+    except ImportError as error:
+        raise FluxGuardError(
+            "This needs the diffusers package. Install it with: pip install 'fluxguard[diffusers]'"
+        ) from error
+    return FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=4 * LATENT_CHANNELS,
+        num_layers=DOUBLE_BLOCKS,
+        num_single_layers=SINGLE_BLOCKS,
+        attention_head_dim=HEAD_DIM,
+        num_attention_heads=WIDTH // HEAD_DIM,
+        joint_attention_dim=CONTEXT_WIDTH,
+        pooled_projection_dim=POOLED_WIDTH,
+        guidance_embeds=True,
+        axes_dims_rope=AXES_DIMS,
+    )
+
+
+class FluxAndText(nn.Module):
+    """Transformer and text encoder, trained as one."""
+
+    def __init__(self, transformer: FluxTransformer, text: TextEncoder) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.text = text
+
+    def forward(self, tokens: Tensor, ids: Tensor, sigma: Tensor, guidance: Tensor) -> Tensor:
+        """Velocity of packed latents [B,L,64] at sigma [B] under token ids [B,TOKENS]."""
+        context, pooled = self.text.encode_ids(ids)
+        side = math.isqrt(tokens.shape[1])
+        return self.transformer(
+            hidden_states=tokens,
+            encoder_hidden_states=context,
+            pooled_projections=pooled,
+            timestep=sigma,
+            guidance=guidance,
+            img_ids=image_ids(side, side, tokens.device),
+            txt_ids=torch.zeros(TOKENS, 3, device=tokens.device),
+            return_dict=False,
+        )[0]
+
+
+def new_model(seed: int) -> FluxAndText:
+    """Fresh weights; output and modulations start at zero as in DiT."""
+    torch.manual_seed(seed)
+    transformer = flux_transformer()
+    for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if ".norm" in name or name.startswith(("norm_out", "proj_out")):
+                nn.init.zeros_(module.weight)
+    return FluxAndText(transformer, TextEncoder())
+
+
+def draw_sigma(count: int, device: str) -> Tensor:
+    """Noise levels [count]: logit-normal with FLUX's shift; one in six uniform, for the ends."""
+    t = torch.sigmoid(torch.randn(count, device=device))
+    t = torch.where(torch.rand(count, device=device) < 1 / 6, torch.rand(count, device=device), t)
+    t = t.clamp(1e-4, 1.0)
+    return math.exp(SHIFT) / (math.exp(SHIFT) + 1.0 / t - 1.0)
+
+
+@torch.no_grad()
+def sample(
+    model: FluxAndText, texts: list[str], *, steps: int = 25, guidance: float = 3.5, seed: int = 0,
+    side: int = 16,
+) -> Tensor:
+    """Model-space latents [B,16,side,side] by Euler steps on the shifted schedule."""
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(len(texts), LATENT_CHANNELS, side, side, generator=generator).to(device)
+    z = pack(z)
+    ids = torch.tensor([token_ids(t) for t in texts], device=device)
+    strength = torch.full((len(texts),), guidance, device=device)
+    t = torch.linspace(1.0, 0.0, steps + 1)
+    grid = math.exp(SHIFT) / (math.exp(SHIFT) + 1.0 / t.clamp(min=1e-9) - 1.0)
+    for now, then in zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True):
+        v = model(z, ids, torch.full((len(texts),), now, device=device), strength)
+        z = z + (then - now) * v.float()
+    return unpack(z, side, side)
+
+
+class _Batches:
+    """Random latents with freshly worded captions."""
+
+    def __init__(self, cache: PortraitCache, latents: np.ndarray, plan: TrainPlan) -> None:
+        self.cache, self.latents, self.plan = cache, latents, plan
+        self.rng = np.random.default_rng(plan.seed + 1)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Packed latents [B,L,64] and token ids [B,TOKENS]."""
+        rows = np.sort(self.rng.integers(0, len(self.latents), self.plan.batch))
+        z = torch.from_numpy(np.asarray(self.latents[rows])).to(self.plan.device).float()
+        texts = [
+            "" if self.rng.random() < CAPTION_DROPOUT
+            else training_caption(self.cache.attributes_of(int(r)), self.rng)
+            for r in rows
+        ]
+        ids = torch.tensor([token_ids(t) for t in texts], device=self.plan.device)
+        return pack(z), ids
+
+
+@torch.no_grad()
+def _guided(teacher: FluxAndText, z: Tensor, ids: Tensor, sigma: Tensor, target: Tensor,
+            strength: Tensor) -> Tensor:
+    """Target under classifier-free guidance: v + (g - 1)(v_cond - v_uncond) of the teacher."""
+    one = torch.ones_like(sigma)
+    both = teacher(torch.cat([z, z]), torch.cat([ids, torch.zeros_like(ids)]),
+                   torch.cat([sigma, sigma]), torch.cat([one, one])).float()
+    conditional, unconditional = both.chunk(2)
+    return target + (strength - 1.0)[:, None, None] * (conditional - unconditional)
+
+
+def flow_loss(state: TrainState, batches: _Batches, progress: float) -> tuple[Tensor, dict[str, float]]:
+    """Rectified flow at guidance 1; from DISTIL_FROM on, half of the batch at guidance 1 to 6."""
+    z0, ids = batches.draw()
+    noise = torch.randn_like(z0)
+    sigma = draw_sigma(len(z0), batches.plan.device)
+    z = torch.lerp(z0, noise, sigma[:, None, None])
+    target = noise - z0
+    strength = torch.ones_like(sigma)
+    half = len(z0) // 2
+    if progress > DISTIL_FROM:
+        strength[:half] = 1.0 + (STRONGEST_GUIDANCE - 1.0) * torch.rand_like(strength[:half])
+        teacher: FluxAndText = state.average  # type: ignore[assignment]
+        target[:half] = _guided(teacher, z[:half], ids[:half], sigma[:half], target[:half],
+                                strength[:half])
+    error = ((state.module(z, ids, sigma, strength).float() - target) ** 2).mean((1, 2))
+    # A guided target is larger: weigh by its strength so that guidance 1 keeps its precision.
+    loss = (error / strength).mean()
+    return loss, {"plain": float(error[half:].detach().mean())}
+
+
+def train_flux(plan: TrainPlan) -> None:
+    """Writes fluxguard-mini-flux and fluxguard-mini-text (float16) into plan.out."""
+    cache = open_cache(plan.cache)
+    latents = prepared_latents(plan, cache)
+    batches = _Batches(cache, latents, plan)
+    model = new_model(plan.seed)
+    average = train(
+        "flux", model, lambda s, p: flow_loss(s, batches, p), plan, Recipe(RATE, decay=0.01)
+    )
+    save_flux(average, plan.out)  # type: ignore[arg-type]
+
+
+def prepared_latents(plan: TrainPlan, cache: PortraitCache) -> np.ndarray:
+    """Latents of the cache under the shipped autoencoder."""
+    from .world import weights_path
+
+    path = weights_path("vae")
+    mark = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    autoencoder = load_autoencoder_state(load_file(path))
+    return latent_cache(cache, autoencoder, mark, cache_folder(plan.cache, cache.plan), plan.device)
+
+
+def save_flux(model: FluxAndText, out: Path) -> None:
+    """Black Forest Labs key names, float16; the text encoder beside it."""
+    state = flux_from_diffusers(model.transformer.state_dict())
+    half = {k: v.to(torch.float16).contiguous().cpu() for k, v in state.items()}
+    save_file(half, out / "fluxguard-mini-flux.safetensors", {"format": "pt", "licence": "Apache-2.0"})
+    words = {k: v.to(torch.float16).contiguous().cpu() for k, v in model.text.state_dict().items()}
+    save_file(words, out / "fluxguard-mini-text.safetensors", text_metadata(model.text))

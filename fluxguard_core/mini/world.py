@@ -1,0 +1,89 @@
+"""The shipped miniature, ready to use: autoencoder, transformer, text encoder, and the three as one FLUX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..diffusers_backend import FluxStack, Prompt, layout_of
+from ..diffusers_keys import flux_to_diffusers
+from ..errors import FluxGuardError
+from ..models import load_manifest
+from ..models.loading import load_tensors
+from .taesd import AutoencoderTiny, load_autoencoder_state
+from .text import TextEncoder, text_encoder_from
+
+Part = Literal["vae", "flux", "text"]
+
+_FOLDERS: dict[Part, str] = {"vae": "vae", "flux": "diffusion_models", "text": "text_encoders"}
+
+
+def weights_folder() -> Path:
+    """Where the shipped files lie."""
+    return Path(__file__).parent / "weights"
+
+
+def weights_path(part: Part) -> Path:
+    """The shipped file of a part."""
+    return weights_folder() / _FOLDERS[part] / f"fluxguard-mini-{part}.safetensors"
+
+
+def lora_path(style: str) -> Path:
+    """The shipped LoRA of a drawing style."""
+    return weights_folder() / "loras" / f"fluxguard-mini-{style}.safetensors"
+
+
+def _checked(part: Part) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata, held against size and sha256 in the manifest."""
+    name = f"fluxguard-mini-{part}"
+    return load_tensors(weights_path(part), expected=load_manifest()[name])
+
+
+def load_autoencoder() -> AutoencoderTiny:
+    """diffusers' AutoencoderTiny (float32), without the channels that the TAESD layout pads with."""
+    return load_autoencoder_state(_checked("vae")[0]).requires_grad_(False)
+
+
+def transformer_from(state: Mapping[str, Tensor]) -> Any:
+    """diffusers' FluxTransformer2DModel (float32) from Black Forest Labs key names."""
+    try:
+        from diffusers import FluxTransformer2DModel
+    except ImportError as error:
+        raise FluxGuardError(
+            "This needs the diffusers package. Install it with: pip install 'fluxguard[diffusers]'"
+        ) from error
+    config, converted = flux_to_diffusers(state)
+    transformer: Any = FluxTransformer2DModel(**config)
+    transformer.load_state_dict({k: v.float() for k, v in converted.items()})
+    return transformer.eval().requires_grad_(False)
+
+
+def load_transformer() -> Any:
+    """diffusers' FluxTransformer2DModel (float32) of the miniature."""
+    return transformer_from(_checked("flux")[0])
+
+
+def load_text_encoder() -> TextEncoder:
+    """Callable: texts -> (context [B,24,128], pooled [B,128])."""
+    return text_encoder_from(*_checked("text")).requires_grad_(False)
+
+
+def load_stack(device: str = "cpu") -> FluxStack:
+    """The miniature as the engine's FLUX."""
+    transformer, text = load_transformer().to(device), load_text_encoder().to(device)
+
+    @torch.no_grad()
+    def encode_prompt(prompt: str) -> Prompt:
+        return Prompt(*text(prompt))
+
+    return FluxStack(
+        transformer=transformer,
+        vae=load_autoencoder().to(device),
+        encode_prompt=encode_prompt,
+        device=torch.device(device),
+        layout=layout_of(transformer),
+    )

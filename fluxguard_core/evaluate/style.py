@@ -106,7 +106,7 @@ dl.settings dt { color: var(--soft); }
 dl.settings dd { margin: 0; overflow-wrap: anywhere; }
 footer { margin: 56px 0 44px; padding-top: 16px; border-top: 1px solid var(--line); font-size: 13px;
   color: var(--soft); }
-@media (max-width: 720px) {
+@media screen and (max-width: 720px) {
   main, header { padding: 0 18px; }
   header { padding-top: 24px; }
   h1 { font-size: 25px; }
@@ -136,6 +136,12 @@ footer { margin: 56px 0 44px; padding-top: 16px; border-top: 1px solid var(--lin
   main, header { max-width: none; padding: 0; }
   h1 { font-size: 20pt; }
   section { margin-top: 26px; }
+  .row, .axis { grid-template-columns: 150px 1fr 150px; gap: 5px 18px; }
+  .row { padding: 9px 0; }
+  table { font-size: 8.5pt; }
+  th, td { padding: 6px 10px 6px 0; }
+  td.value { white-space: normal; }
+  .wide { overflow: visible; }
   figure, .row, tr, li { break-inside: avoid; }
   h2, h3, .lead { break-after: avoid; }
 }

@@ -87,12 +87,15 @@ def _tent(size: int, positions: Tensor, half_width: Tensor) -> Tensor:
     return weights / weights.sum(-1, keepdim=True)
 
 
-def _antialiased(image: Tensor, back: Tensor, size: int) -> Tensor:
-    """Resample so that bilinear reading and tent together have an antialiased resize's variance.
+def resample(image: Tensor, back: Tensor, size: int, *, antialias: bool = True) -> Tensor:
+    """Square views [B,C,size,size] of [B,C,H,W], by similarities [B,2,3] from view to picture.
 
-    A tent of half-width r has variance r²/6. Reading bilinearly spends 1/6 square source pixel,
-    so a shrink by r = source pixels per target pixel leaves a tent of half-width sqrt(r² - 1).
+    Zero outside the picture. Antialiased, bilinear reading and a tent together have the variance
+    of an antialiased resize: a tent of half-width r has variance r²/6 and reading spends 1/6
+    square source pixel, so r source pixels per target pixel leave a tent of sqrt(r² - 1).
     """
+    if not antialias:
+        return _sample(image, back, torch.arange(size).to(back))
     ratio = (back[:, 0, 0].square() + back[:, 1, 0].square()).sqrt().detach()
     half_width = ((ratio.square() - 1).clamp_min(0).sqrt() / ratio).clamp_min(1e-3)
     steps = max(1, math.ceil(float(ratio.max()) - 1e-4))
@@ -119,10 +122,7 @@ def align(image: Tensor, landmarks: Tensor, size: int, *, antialias: bool = True
     points = landmarks.to(pixels).expand(pixels.shape[0], 5, 2)
     target = template(size).to(pixels)[None].expand_as(points)
     back = invert(similarity_transform(points, target))
-    if antialias:
-        return _antialiased(pixels, back, size).to(image.dtype)
-    positions = torch.arange(size).to(pixels)
-    return _sample(pixels, back, positions).to(image.dtype)
+    return resample(pixels, back, size, antialias=antialias).to(image.dtype)
 
 
 def whole_frame(image: Tensor, size: int) -> Tensor:

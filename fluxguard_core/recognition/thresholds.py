@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
+from ..imageio import write_atomic
 from .encoder import Threshold
 
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
@@ -100,11 +102,21 @@ def thresholds_path(model: Path) -> Path:
     return model.with_name(model.name + ".thresholds.json")
 
 
+def list_thresholds(thresholds: Sequence[Threshold]) -> list[dict[str, float | str]]:
+    """Thresholds as plain dictionaries for JSON."""
+    return [{"far": t.far, "value": t.value, "source": t.source} for t in thresholds]
+
+
+def parse_thresholds(entries: Sequence[Mapping[str, Any]]) -> tuple[Threshold, ...]:
+    """Inverse of `list_thresholds`; ValueError, KeyError or TypeError for anything else."""
+    return tuple(Threshold(float(e["far"]), float(e["value"]), str(e["source"])) for e in entries)
+
+
 def save_thresholds(model: Path, thresholds: Sequence[Threshold]) -> Path:
     """Write thresholds beside the model file and return their path."""
     path = thresholds_path(model)
-    entries = [{"far": t.far, "value": t.value, "source": t.source} for t in thresholds]
-    path.write_text(json.dumps({"thresholds": entries}, indent=2) + "\n", encoding="utf-8")
+    document = {"thresholds": list_thresholds(thresholds)}
+    write_atomic(path, json.dumps(document, indent=2) + "\n")
     return path
 
 
@@ -114,10 +126,7 @@ def read_thresholds(model: Path) -> tuple[Threshold, ...]:
     if not path.is_file():
         return ()
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["thresholds"]
-        return tuple(
-            Threshold(float(e["far"]), float(e["value"]), str(e["source"])) for e in entries
-        )
+        return parse_thresholds(json.loads(path.read_text(encoding="utf-8"))["thresholds"])
     except (ValueError, KeyError, TypeError) as error:
         raise FluxGuardError(
             f"{path} is not a calibration file (expected a JSON object with `thresholds`); remove "

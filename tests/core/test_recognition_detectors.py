@@ -1,0 +1,158 @@
+"""Detector adapters, thresholds measured by the command, MediaPipe points."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fluxguard_core.errors import FluxGuardError
+from fluxguard_core.recognition import align
+from fluxguard_core.recognition.backbones.mobilefacenet import MobileFaceNet
+from fluxguard_core.recognition.commands import parse_detector, pictures_of, register
+from fluxguard_core.recognition.detectors import (
+    _yunet_finder,
+    face_from_points,
+    face_in_box,
+    five_points,
+    insightface_detector,
+    typed_box,
+    yunet,
+)
+from fluxguard_core.recognition.loading import load_encoder
+from fluxguard_core.recognition.thresholds import read_thresholds
+
+
+def test_a_typed_box_is_the_face() -> None:
+    (face,) = typed_box((10, 20, 50, 70))(torch.zeros(3, 100, 100))
+    assert face.box == (10, 20, 50, 70) and face.landmarks is not None
+    x, y = face.landmarks.unbind(-1)
+    assert bool(((x > 10) & (x < 50) & (y > 20) & (y < 70)).all())
+    assert x[0] < x[2] < x[1] and y[0] < y[2] < y[3]
+    assert align(torch.rand(1, 3, 100, 100), face.landmarks[None], 112).shape == (1, 3, 112, 112)
+
+
+def test_useless_boxes_are_refused() -> None:
+    with pytest.raises(FluxGuardError, match="right > left"):
+        face_in_box((50, 20, 10, 70))
+    with pytest.raises(FluxGuardError, match="outside the picture"):
+        typed_box((200, 20, 250, 70))(torch.zeros(3, 100, 100))
+
+
+def test_five_points_of_a_mesh() -> None:
+    mesh = torch.zeros(2, 478, 3)
+    mesh[:, 33, 0], mesh[:, 133, 0] = 10.0, 20.0
+    mesh[:, 362, 0], mesh[:, 263, 0] = 30.0, 44.0
+    mesh[:, 1, 1], mesh[:, 61, 0], mesh[:, 291, 0] = 7.0, 12.0, 38.0
+    points = five_points(mesh)
+    assert points.shape == (2, 5, 2)
+    assert points[0, :, 0].tolist() == [15.0, 37.0, 0.0, 12.0, 38.0]
+    assert points[0, 2, 1] == 7.0
+    with pytest.raises(FluxGuardError, match="468 or 478"):
+        five_points(torch.zeros(68, 2))
+
+
+def test_box_around_points_contains_them() -> None:
+    points = torch.tensor([[40.0, 50], [70, 50], [55, 65], [45, 80], [66, 80]])
+    x0, y0, x1, y1 = face_from_points(points).box
+    assert x0 < 40 and x1 > 70 and y0 < 50 and y1 > 80
+
+
+class FakeRows:
+    """A detector that answers with the mean colour it was shown as score."""
+
+    def __init__(self, flips: bool) -> None:
+        self.flips = flips
+        self.seen: list[Tensor] = []
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        return image.flip(1) if self.flips else image
+
+    def __call__(self, image: Tensor) -> list[Tensor]:
+        self.seen.append(self.preprocess(image))
+        low, high = torch.arange(15.0), torch.arange(15.0) + 1
+        low[14], high[14] = 0.3, 0.8
+        return [torch.stack((low, high))]
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_yunet_always_sees_bgr_in_0_255(flips: bool) -> None:
+    detector = FakeRows(flips)
+    image = torch.zeros(3, 8, 8)
+    image[0] = 1.0
+    faces = _yunet_finder(detector)(image)
+    shown = detector.seen[-1][0]
+    assert float(shown[2].mean()) == 255.0 and float(shown[:2].abs().max()) == 0.0
+    assert [round(face.score, 3) for face in faces] == [0.8, 0.3]
+    assert faces[0].box == (1.0, 2.0, 3.0, 4.0)
+    assert faces[0].landmarks is not None and faces[0].landmarks[4].tolist() == [13.0, 14.0]
+
+
+def test_yunet_loads_a_local_file(tmp_path: Path) -> None:
+    detection = pytest.importorskip("kornia.contrib.face_detection")
+    torch.manual_seed(0)
+    path = tmp_path / "yunet.pth"
+    torch.save(detection.YuNet("test", pretrained=False).state_dict(), path)
+    faces = yunet(path, score=0.0)(torch.rand(3, 64, 96))
+    assert len(faces) > 0
+    assert all(len(face.box) == 4 and face.landmarks is not None for face in faces)
+    wrong = tmp_path / "wrong.safetensors"
+    save_file({"a": torch.zeros(4, 4)}, wrong)
+    with pytest.raises(FluxGuardError, match="not YuNet"):
+        yunet(wrong)
+
+
+def test_insightface_needs_a_pack_on_disk(tmp_path: Path) -> None:
+    pytest.importorskip("insightface")
+    with pytest.raises(FluxGuardError, match="holds no .onnx"):
+        insightface_detector(tmp_path)
+
+
+def test_detector_names() -> None:
+    assert parse_detector("frame") is None
+    with pytest.raises(FluxGuardError, match="yunet:FILE"):
+        parse_detector("dlib")
+
+
+def calibrate_arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    subparsers: Any = parser.add_subparsers()
+    register(subparsers)
+    return parser.parse_args(["calibrate", *words])
+
+
+def test_calibrate_measures_and_keeps_thresholds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = tmp_path / "model.safetensors"
+    network = MobileFaceNet(width=8, depth=(1, 1, 1), dimension=32, size=32)
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, model)
+    faces = tmp_path / "faces"
+    (faces / "anna").mkdir(parents=True)
+    for index in range(48):
+        pixels = (torch.rand(12, 12, 3) * 255).byte().numpy()
+        folder = faces / "anna" if index < 2 else faces
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    assert len({person for _, person in pictures_of(faces)}) == 47
+    args = calibrate_arguments(str(model), "--faces", str(faces), "--detector", "frame")
+    assert args.run(args) == 0
+    kept = read_thresholds(model)
+    assert [entry.far for entry in kept] == [1e-2]
+    assert "48 pictures of 47 people" in kept[0].source
+    assert load_encoder(model).threshold() == kept[0].value
+    printed = capsys.readouterr().out
+    assert f"{kept[0].value:.4f}" in printed and "too few pairs" in printed
+
+
+def test_calibrate_needs_pictures(tmp_path: Path) -> None:
+    with pytest.raises(FluxGuardError, match="holds no pictures"):
+        pictures_of(tmp_path)
+    with pytest.raises(FluxGuardError, match="is no folder"):
+        pictures_of(tmp_path / "absent")

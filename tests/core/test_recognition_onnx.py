@@ -135,9 +135,7 @@ def sface(path: Path, width: int = 8) -> Path:
 def runtime(path: Path, values: Tensor, fixed_batch: bool = False) -> Tensor:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     batches = values.split(1) if fixed_batch else [values]
     name = session.get_inputs()[0].name
     rows = [torch.from_numpy(session.run(None, {name: b.numpy()})[0]) for b in batches]

@@ -207,7 +207,7 @@ def gather(node: Node) -> Apply:
 
     def apply(x: Tensor, index: Tensor) -> Tensor:
         rows = x.index_select(axis, index.flatten() % x.shape[axis])
-        return rows.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+        return rows.reshape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
 
     return apply
 

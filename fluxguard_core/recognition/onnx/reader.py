@@ -24,16 +24,19 @@ def read_onnx(path: Path, *, size: int = 112) -> Graph:
     proto = _load(path).graph
     constants = {tensor.name: _tensor(tensor) for tensor in proto.initializer}
     _check_operators(proto.node)
-    name, side, fixed_batch = _input(proto, constants, size)
+    name, side, one_picture = _input(proto, constants, size)
     if len(proto.output) != 1:
         names = [value.name for value in proto.output]
         raise UnsupportedGraph(
             f"{path.name} has {len(names)} outputs ({', '.join(names)}); expected the embedding only."
         )
-    nodes, renamed = _plain_nodes(proto.node, constants, fixed_batch)
+    nodes, renamed = _plain_nodes(proto.node, constants)
     output = renamed.get(proto.output[0].name, proto.output[0].name)
     nodes = _needed(nodes, output)
     _check_flow(path, nodes, constants, name, output)
+    fixed_batch = one_picture or any(_makes_one_row(node, constants) for node in nodes)
+    if fixed_batch:
+        nodes = [_for_any_batch(node) for node in nodes]
     used = {read for node in nodes for read in node.inputs}
     tensors = {key: value for key, value in constants.items() if key in used}
     return Graph(name, output, side, fixed_batch, tuple(nodes), tensors)
@@ -101,7 +104,7 @@ def _input(proto: Any, constants: dict[str, Tensor], size: int) -> tuple[str, in
 
 
 def _plain_nodes(
-    protos: Iterable[Any], constants: dict[str, Tensor], fixed_batch: bool
+    protos: Iterable[Any], constants: dict[str, Tensor]
 ) -> tuple[list[Node], dict[str, str]]:
     nodes: list[Node] = []
     renamed: dict[str, str] = {}
@@ -120,10 +123,20 @@ def _plain_nodes(
             operands = [constants[name] if name else None for name in inputs]
             constants[node.output] = OPERATORS[node.op](node)(*operands)
             continue
-        if fixed_batch and node.op == "Reshape":
-            node = Node(node.op, inputs, node.output, {**values, "whole_batch": 1})
         nodes.append(node)
     return nodes, renamed
+
+
+def _makes_one_row(node: Node, constants: dict[str, Tensor]) -> bool:
+    # Some exports leave the batch open at the input and still reshape to one row inside.
+    shape = constants.get(node.inputs[1]) if node.op == "Reshape" else None
+    return shape is not None and shape.numel() > 0 and int(shape[0]) == 1
+
+
+def _for_any_batch(node: Node) -> Node:
+    if node.op != "Reshape":
+        return node
+    return Node(node.op, node.inputs, node.output, {**node.attributes, "whole_batch": 1})
 
 
 def _needed(nodes: list[Node], output: str) -> list[Node]:

@@ -49,8 +49,13 @@ def verify(path: Path, graph: Graph, network: GraphNetwork, *, seed: int = 0) ->
     mean, std = NORMALISATION[input_range(graph)]
     values = (pictures - mean) / std
     reference, expected = _reference(path, graph, values)
-    with torch.no_grad():
-        got = network(values)
+    try:
+        with torch.no_grad():
+            got = network(values)
+    except Exception as reason:  # whatever a foreign graph makes of our shapes
+        raise UnsupportedGraph(
+            f"{path.name}: the converted network does not run: {str(reason)[:200]}"
+        ) from reason
     if got.shape != expected.shape:
         raise UnsupportedGraph(
             f"{path.name}: the converted network gives {list(got.shape)}, {reference} "
@@ -106,7 +111,12 @@ def derivative_error(network: GraphNetwork, values: Tensor, generator: torch.Gen
 def _reference(path: Path, graph: Graph, values: Tensor) -> tuple[str, Tensor]:
     name, run = _onnxruntime(path) or _evaluator(path)
     batches = values.split(1) if graph.fixed_batch else [values]
-    rows = [torch.from_numpy(run(batch.numpy())) for batch in batches]
+    try:
+        rows = [torch.from_numpy(run(batch.numpy())) for batch in batches]
+    except Exception as error:  # each runtime has errors of its own
+        raise UnsupportedGraph(
+            f"{path.name} does not run in {name} on pictures of {graph.size} px: {str(error)[:200]}"
+        ) from error
     return name, torch.cat(rows).flatten(1)
 
 

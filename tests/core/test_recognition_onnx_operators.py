@@ -1,0 +1,256 @@
+"""Every operator of the whitelist against onnxruntime, and real exports against their origin."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from fluxguard_core.recognition.backbones.inception_resnet import InceptionResnetV1
+from fluxguard_core.recognition.backbones.iresnet_arcface import IResNet
+from fluxguard_core.recognition.backbones.iresnet_evolve import IRBackbone
+from fluxguard_core.recognition.backbones.mobilefacenet import MobileFaceNet
+from fluxguard_core.recognition.backbones.vit import FaceViT
+from fluxguard_core.recognition.onnx import GraphNetwork, UnsupportedGraph, convert_onnx
+from fluxguard_core.recognition.onnx.operators import OPERATORS
+from fluxguard_core.recognition.onnx.reader import read_onnx
+
+
+class Model:
+    """A graph of a few nodes on an input [2, 3, 8, 8]."""
+
+    def __init__(self) -> None:
+        self.random = np.random.default_rng(5)
+        self.nodes: list[Any] = []
+        self.tensors: list[Any] = []
+
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
+        return name
+
+    def value(self, data: Any, kind: Any = np.float32) -> str:
+        name = f"w{len(self.tensors)}"
+        self.tensors.append(numpy_helper.from_array(np.asarray(data, kind), name))
+        return name
+
+    def integers(self, *data: int) -> str:
+        return self.value(data, np.int64)
+
+    def normal(self, *shape: int) -> str:
+        return self.value(self.random.standard_normal(shape))
+
+    def save(self, path: Path, output: str, opset: int, batch: Any = "N") -> Path:
+        picture = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 8, 8])
+        out = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
+        graph = helper.make_graph(self.nodes, "g", [picture], [out], self.tensors)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        model.ir_version = 8
+        onnx.save(model, str(path))
+        return path
+
+
+def flat(m: Model, x: str = "x") -> str:
+    return m.add("Flatten", x)
+
+
+def by_shape(m: Model) -> str:
+    """x.view(x.size(0), -1) as exporters write it."""
+    count = m.add("Gather", m.add("Shape", "x"), m.value(0, np.int64), axis=0)
+    shape = m.add("Concat", m.add("Unsqueeze", count, m.integers(0)), m.integers(-1), axis=0)
+    return m.add("Reshape", "x", shape)
+
+
+def folded_slope(m: Model) -> str:
+    """A PRelu slope brought to [C,1,1] by nodes, as MXNet exports have it."""
+    slope = m.add("Unsqueeze", m.add("Reshape", m.normal(3), m.integers(3, 1)), m.integers(2))
+    return m.add("PRelu", "x", slope)
+
+
+CASES: dict[str, tuple[int, Callable[[Model], str]]] = {
+    "Conv": (13, lambda m: m.add("Conv", "x", m.normal(6, 1, 3, 3), m.normal(6), group=3,
+                                 strides=[2, 1], pads=[1, 1, 1, 1], dilations=[1, 2])),
+    "Conv, uneven pads": (13, lambda m: m.add("Conv", "x", m.normal(4, 3, 3, 3), pads=[0, 1, 2, 0])),
+    "Conv, auto_pad": (13, lambda m: m.add("Conv", "x", m.normal(4, 3, 3, 3), auto_pad="VALID")),
+    "BatchNormalization": (13, lambda m: m.add("BatchNormalization", "x", m.normal(3), m.normal(3),
+                                               m.normal(3), m.value([0.5, 1, 2]), epsilon=1e-3)),
+    "PRelu": (13, lambda m: m.add("PRelu", "x", m.normal(3, 1, 1))),
+    "PRelu, one slope": (13, lambda m: m.add("PRelu", "x", m.value([0.2]))),
+    "PRelu, by place": (13, lambda m: m.add("PRelu", "x", m.normal(8))),
+    "PRelu, flat": (13, lambda m: m.add("PRelu", flat(m), m.normal(192))),
+    "PRelu, folded slope": (13, folded_slope),
+    "Relu": (13, lambda m: m.add("Relu", "x")),
+    "LeakyRelu": (13, lambda m: m.add("LeakyRelu", "x", alpha=0.3)),
+    "Sigmoid": (13, lambda m: m.add("Sigmoid", "x")),
+    "HardSigmoid": (13, lambda m: m.add("HardSigmoid", "x", alpha=0.4, beta=0.3)),
+    "Clip": (13, lambda m: m.add("Clip", "x", m.value(-0.2), m.value(0.6))),
+    "Clip, above": (13, lambda m: m.add("Clip", "x", "", m.value(0.6))),
+    "Clip, old": (10, lambda m: m.add("Clip", "x", min=-0.2, max=0.6)),
+    "Add": (13, lambda m: m.add("Add", "x", m.normal(3, 1, 1))),
+    "Sub": (13, lambda m: m.add("Sub", m.normal(1, 3, 1, 8), "x")),
+    "Mul": (13, lambda m: m.add("Mul", "x", "x")),
+    "Div": (13, lambda m: m.add("Div", m.normal(1), m.add("Add", m.add("Mul", "x", "x"), m.value(0.3)))),
+    "Pow": (13, lambda m: m.add("Pow", "x", m.value(2.0))),
+    "Sqrt": (13, lambda m: m.add("Sqrt", m.add("Mul", "x", "x"))),
+    "MatMul": (13, lambda m: m.add("MatMul", flat(m), m.normal(192, 5))),
+    "Gemm": (13, lambda m: m.add("Gemm", flat(m), m.normal(5, 192), m.normal(5), transB=1,
+                                 alpha=0.5, beta=2.0)),
+    "Gemm, turned": (13, lambda m: m.add("Gemm", m.add("Transpose", flat(m), perm=[1, 0]),
+                                         m.normal(192, 5), transA=1)),
+    "Flatten": (13, lambda m: m.add("Flatten", "x", axis=1)),
+    "Reshape": (13, lambda m: m.add("Reshape", "x", m.integers(0, -1, 4))),
+    "Transpose": (13, lambda m: m.add("Transpose", "x", perm=[0, 2, 3, 1])),
+    "Concat": (13, lambda m: m.add("Concat", "x", m.add("Relu", "x"), axis=1)),
+    "Shape": (13, by_shape),
+    "Gather": (13, lambda m: m.add("Gather", "x", m.integers(2, -3), axis=1)),
+    "Unsqueeze": (13, lambda m: m.add("Unsqueeze", "x", m.integers(1, -1))),
+    "Unsqueeze, old": (11, lambda m: m.add("Unsqueeze", "x", axes=[2])),
+    "Squeeze": (13, lambda m: m.add("Squeeze", m.add("GlobalAveragePool", "x"), m.integers(2, 3))),
+    "Squeeze, old": (11, lambda m: m.add("Squeeze", m.add("GlobalAveragePool", "x"), axes=[2, 3])),
+    "ReduceMean": (13, lambda m: m.add("ReduceMean", "x", axes=[2, 3], keepdims=0)),
+    "ReduceMean, new": (18, lambda m: m.add("ReduceMean", "x", m.integers(1))),
+    "ReduceSum": (13, lambda m: m.add("ReduceSum", "x", m.integers(3))),
+    "ReduceL2": (13, lambda m: m.add("ReduceL2", "x", axes=[1], keepdims=1)),
+    "LpNormalization": (13, lambda m: m.add("LpNormalization", flat(m), axis=1, p=2)),
+    "GlobalAveragePool": (13, lambda m: m.add("GlobalAveragePool", "x")),
+    "MaxPool": (13, lambda m: m.add("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2],
+                                    pads=[1, 0, 1, 1])),
+    "AveragePool": (13, lambda m: m.add("AveragePool", "x", kernel_shape=[2, 3], strides=[2, 1])),
+    "AveragePool, padded": (13, lambda m: m.add("AveragePool", "x", kernel_shape=[3, 3],
+                                                pads=[1, 1, 1, 1], count_include_pad=1)),
+    "Pad": (13, lambda m: m.add("Pad", "x", m.integers(0, 0, 1, 2, 0, 0, 3, 0), m.value(0.5))),
+    "Pad, old": (10, lambda m: m.add("Pad", "x", pads=[0, 0, 1, 2, 0, 0, 3, 0], value=0.5)),
+}  # fmt: skip
+
+
+def test_every_operator_has_a_case() -> None:
+    assert {name.split(",")[0] for name in CASES} == set(OPERATORS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators_equal_onnxruntime(tmp_path: Path, name: str) -> None:
+    opset, build = CASES[name]
+    m = Model()
+    path = m.save(tmp_path / "g.onnx", build(m), opset)
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    expected = torch.from_numpy(session.run(None, {"x": x.numpy()})[0]).flatten(1)
+    torch.testing.assert_close(GraphNetwork(read_onnx(path))(x), expected, rtol=1e-5, atol=1e-5)
+
+
+REFUSED: dict[str, tuple[str, Callable[[Model], str]]] = {
+    "auto_pad=SAME_UPPER": ("Conv", lambda m: m.add("Conv", "x", m.normal(4, 3, 3, 3),
+                                                    auto_pad="SAME_UPPER")),
+    "ceil_mode": ("MaxPool", lambda m: m.add("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2],
+                                             ceil_mode=1)),
+    "padding out": ("AveragePool", lambda m: m.add("AveragePool", "x", kernel_shape=[3, 3],
+                                                   pads=[1, 1, 1, 1])),
+    "axis 1 only": ("Flatten", lambda m: m.add("Flatten", "x", axis=2)),
+    "mode reflect": ("Pad", lambda m: m.add("Pad", "x", m.integers(0, 0, 1, 1, 0, 0, 1, 1),
+                                            mode="reflect")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", REFUSED)
+def test_variants_that_are_not_covered_are_refused(tmp_path: Path, problem: str) -> None:
+    op, build = REFUSED[problem]
+    m = Model()
+    path = m.save(tmp_path / "g.onnx", build(m), 13)
+    with pytest.raises(UnsupportedGraph, match=problem) as caught:
+        GraphNetwork(read_onnx(path))
+    assert op in str(caught.value)
+
+
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_an_export_for_one_picture_takes_many(tmp_path: Path, batch: Any) -> None:
+    m = Model()
+    x = m.add("Reshape", m.add("GlobalAveragePool", "x"), m.integers(1, 3))
+    path = m.save(tmp_path / "g.onnx", m.add("Gemm", x, m.normal(3, 4)), 13, batch)
+    graph, proof = convert_onnx(path, cache=tmp_path)
+    assert proof.embedding_error < 1e-6
+    assert GraphNetwork(graph)(torch.rand(5, 3, 8, 8)).shape == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch", "problem"),
+    [
+        ((1, 192), 1, "cannot be used"),
+        ((3, 64), 1, "does not run: shape"),
+        ((2, 96), "N", "does not run in onnxruntime"),
+    ],
+)
+def test_a_graph_that_mixes_pictures_is_refused(
+    tmp_path: Path, shape: tuple[int, int], batch: Any, problem: str
+) -> None:
+    m = Model()
+    x = m.add("ReduceMean", m.add("Reshape", "x", m.integers(*shape)), axes=[0], keepdims=1)
+    with pytest.raises(UnsupportedGraph, match=problem):
+        convert_onnx(m.save(tmp_path / "h.onnx", x, 13, batch), cache=tmp_path)
+
+
+def randomise(network: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(2)
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.running_mean is not None:
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            assert module.running_var is not None
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return network.eval()
+
+
+EXPORTS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
+    "arcface": (32, lambda: IResNet((2, 1, 1, 1), width=8, dimension=16, size=32)),
+    "evolve": (32, lambda: IRBackbone((1, 1, 1, 1), width=16, dimension=16, size=32)),
+    "evolve, se": (32, lambda: IRBackbone((1, 1, 1, 1), se=True, width=16, dimension=16, size=32)),
+    "facenet": (96, lambda: InceptionResnetV1(width=4, depth=(1, 1, 1), dimension=16)),
+    "mobileface": (32, lambda: MobileFaceNet(width=8, depth=(1, 1, 1), dimension=16, size=32)),
+}
+
+
+def export(network: nn.Module, path: Path, size: int, one: bool = False) -> Path:
+    axes = {} if one else {"input": {0: "n"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network, (torch.rand(1, 3, size, size),), str(path), dynamo=False, opset_version=14,
+            input_names=["input"], dynamic_axes=axes,
+        )  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("one", [False, True])
+@pytest.mark.parametrize("name", EXPORTS)
+def test_exports_equal_their_origin_in_value_and_gradient(
+    tmp_path: Path, name: str, one: bool
+) -> None:
+    size, build = EXPORTS[name]
+    origin = randomise(build())
+    graph, proof = convert_onnx(export(origin, tmp_path / "e.onnx", size, one), cache=tmp_path)
+    assert graph.fixed_batch is one and proof.embedding_error < 1e-5
+    x = torch.rand(2, 3, size, size)
+    rows: list[tuple[Tensor, Tensor]] = []
+    for network in (origin, GraphNetwork(graph)):
+        picture = x.clone().requires_grad_(True)
+        embedding = F.normalize(network(picture), dim=1)
+        embedding[:, :8].sum().backward()
+        assert picture.grad is not None
+        rows.append((embedding.detach(), picture.grad))
+    torch.testing.assert_close(rows[0][0], rows[1][0], rtol=1e-4, atol=1e-5)
+    scale = rows[0][1].abs().max()
+    assert (rows[0][1] - rows[1][1]).abs().max() < 1e-3 * scale
+
+
+def test_a_vision_transformer_is_refused_by_its_operators(tmp_path: Path) -> None:
+    network = FaceViT(width=16, depth=1, heads=2, dimension=8, size=27).eval()
+    with pytest.raises(UnsupportedGraph, match="Softmax"):
+        read_onnx(export(network, tmp_path / "v.onnx", 27))

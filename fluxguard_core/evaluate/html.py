@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -68,9 +69,12 @@ def _figure(image: Tensor, title: str, note: str, alt: str) -> str:
 
 
 def _pictures(report: Report, pictures: Pictures) -> str:
+    edit = [] if torch.equal(pictures.source, pictures.edited) else [
+        _figure(pictures.edited, "Edited", "before protection", "the edited portrait")
+    ]
     items = [
         _figure(pictures.source, "Original", "what went in", "the original portrait"),
-        _figure(pictures.edited, "Edited", "before protection", "the edited portrait"),
+        *edit,
         _figure(pictures.protected, "Protected", "to publish", "the protected portrait"),
     ]
     if pictures.mask is not None:
@@ -154,7 +158,7 @@ def _recognisers(report: Report) -> str:
         "<section><h2>Similarity to the original</h2>"
         f'<p class="lead">Cosine similarity, 1 = the same face. Left of the line is no match.{rate}'
         "</p>"
-        '<ul class="key"><li><i style="background:var(--before)"></i>edited, unprotected</li>'
+        '<ul class="key"><li><i style="background:var(--before)"></i>before protection</li>'
         '<li><i style="background:var(--good)"></i>protected, no longer matches</li>'
         '<li><i style="background:var(--bad)"></i>protected, still matches</li>'
         '<li><i class="limit"></i>threshold</li></ul>'
@@ -229,9 +233,10 @@ def _facts(report: Report) -> str:
     items = [
         ("Attacked recognisers", *_counted(verdict.attacked)),
         ("Not used in the attack", *_counted(verdict.held_out)),
-        ("Likeness to the edit", f"{report.protection.ssim:.3f}",
+        ("Kept by the protection", f"{report.protection.ssim:.3f}",
          f"SSIM; PSNR {_decibels(report.protection.psnr)}"),
-        ("Time", time if report.seconds else "–", f"{passes} transformer evaluations"),
+        ("Time", time if report.seconds else "–",
+         f"{passes} transformer evaluations" if passes else "measuring only"),
     ]
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small>"
                     "</dd></div>" for name, value, note in items)
@@ -244,7 +249,7 @@ def _quality(report: Report) -> str:
                 f"<td>{value.ssim:.4f}</td><td>{_decibels(value.outside)}</td></tr>")
 
     rows = [row("Edited, against the original", report.edit),
-            row("Protected, against the edited", report.protection)]
+            row("Protected, against the unprotected", report.protection)]
     head = ("", "PSNR", "SSIM", "PSNR outside the region")
     return f"<section><h2>Picture quality</h2>{_table(head, rows)}</section>"
 

@@ -12,7 +12,7 @@ from ..errors import FluxGuardError
 from .geometry import labels_from_landmarks
 from .morphology import dilate, gaussian_blur
 from .shapes import EmptyMask, regions_mask
-from .words import regions_in
+from .words import regions_in, regions_of_edit
 
 FaceParser = Callable[[Tensor], Tensor]
 """[3,H,W] RGB in [0,1] -> labels [H,W], CelebAMask-HQ ids."""
@@ -47,13 +47,16 @@ def text_mask(
     text: str,
     parser: FaceParser | None = None,
     landmarks: Tensor | None = None,
+    *,
+    source: str | None = None,
 ) -> Tensor:
     """Hard mask [B,1,H,W] of the regions that `text` names on image [B,3,H,W].
 
+    With a `source` prompt only of those that differ between it and `text` (`regions_of_edit`).
     Needs a parser, or landmarks that outline the face ([68|468|478,2], the same for the batch).
     Raises UnknownWords, NoFace, EmptyMask, and FluxGuardError when neither is given.
     """
-    regions = regions_in(text)
+    regions = regions_in(text) if source is None else regions_of_edit(source, text)
     if parser is None and landmarks is None:
         raise FluxGuardError("Words need a face parser or landmarks to become a mask; give one.")
     masks = []

@@ -45,6 +45,13 @@ def test_text_mask_is_the_union_of_its_regions_for_every_picture_of_a_batch() ->
     assert not torch.equal(mask[0], mask[1])
 
 
+def test_with_a_source_prompt_only_the_change_is_masked() -> None:
+    portrait = render(with_attributes(random_spec(3), hair_style="long"))
+    before, after = "a person with long hair", "a person with long hair, wearing red lipstick"
+    mask = text_mask(portrait.image[None], after, lambda _: portrait.labels, source=before)
+    assert torch.equal(mask, mask_from_labels(portrait.labels, ("lips",)))
+
+
 def test_text_mask_errors() -> None:
     portrait = render(with_attributes(random_spec(1), hair_style="bald"))
     image = portrait.image[None]

@@ -21,7 +21,15 @@ from fluxguard_core.region import (
     region_mask,
     regions_mask,
 )
-from fluxguard_core.region.geometry import polygon
+from fluxguard_core.region.geometry import (
+    _MESH_BROWS,
+    _MESH_EYES,
+    _MESH_LIPS,
+    _MESH_MOUTH,
+    _MESH_NOSE,
+    _MESH_OVAL,
+    polygon,
+)
 from fluxguard_core.region.morphology import dilate, erode, gaussian_blur
 
 EYE = 16.0  # half the distance of the eyes in the hand-made face, pixels
@@ -164,6 +172,26 @@ def sixty_eight() -> Tensor:
     points[48:60], points[60:68] = ring(12, 64, 96, 10, 5), ring(8, 64, 96, 7, 1)
     points[48:60] = points[48:60].roll(6, 0)
     return points
+
+
+def test_mediapipe_points_draw_the_same_face() -> None:
+    """Only the outlines' points are placed; all others lie outside the picture."""
+    points = torch.full((478, 2), -500.0)
+    for indices, outline in (
+        (_MESH_OVAL, ring(36, 64, 72, 31, 38)), (_MESH_NOSE, ring(12, 64, 78, 5, 9)),
+        (_MESH_EYES[0], ring(16, 48, 64, 6, 3)), (_MESH_EYES[1], ring(16, 80, 64, 6, 3)),
+        (_MESH_BROWS[0], ring(10, 48, 55, 8, 2)), (_MESH_BROWS[1], ring(10, 80, 55, 8, 2)),
+        (_MESH_LIPS, ring(20, 64, 96, 10, 5)), (_MESH_MOUTH, ring(20, 64, 96, 7, 1)),
+    ):
+        points[list(indices)] = outline
+    points[[33, 133, 362, 263]] = torch.tensor([[42.0, 64], [54, 64], [74, 64], [86, 64]])
+    points[[1, 61, 291]] = torch.tensor([[64.0, 84], [54, 96], [74, 96]])
+    assert torch.allclose(five_points(points)[:2], torch.tensor([[48.0, 64], [80, 64]]))
+    drawn, true = labels_from_landmarks(points, 128, 128), hand_made()[0]
+    for region in ("eyes", "eyebrows", "lips", "nose", "eyeglasses", "skin"):
+        mine, theirs = region_mask(region, true), region_mask(region, drawn, points)
+        overlap = float((mine & theirs).sum() / (mine | theirs).sum())
+        assert overlap > 0.5, (region, overlap)
 
 
 def test_landmarks_alone_draw_the_face_but_not_the_hair() -> None:

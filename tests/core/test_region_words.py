@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from fluxguard_core.mini.captions import caption
+from fluxguard_core.mini.portrait_spec import Attributes
 from fluxguard_core.region import (
     REGION_WORDS,
     RULES,
@@ -99,6 +103,24 @@ def test_an_edit_is_where_two_prompts_differ(
     source: str, target: str, expected: tuple[str, ...]
 ) -> None:
     assert regions_of_edit(source, target) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "region"),
+    [
+        ({"hair_colour": "red"}, "hair"), ({"hair_style": "curly"}, "hairstyle"),
+        ({"lipstick": "dark"}, "lips"), ({"smile": "yes"}, "smile"),
+        ({"eyeglasses": "yes"}, "eyeglasses"), ({"beard": "yes"}, "beard"),
+        ({"eyeshadow": "green"}, "eyeshadow"), ({"hat": "blue"}, "hat"),
+        ({"earrings": "yes"}, "earrings"), ({"background": "pink"}, "background"),
+        ({"clothes": "green"}, "clothes"),
+    ],
+)
+def test_the_miniatures_captions_are_understood(change: dict[str, str], region: str) -> None:
+    source = Attributes()
+    target = replace(source, **change)
+    assert regions_of_edit(caption(source), caption(target)) == (region,)
+    assert regions_of_edit(caption(target), caption(source)) == (region,)
 
 
 def test_equal_prompts_are_an_error() -> None:

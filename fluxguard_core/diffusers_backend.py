@@ -143,7 +143,7 @@ def from_folder(
     Args:
         offload: let diffusers move each part to ``device`` only while it works.
     """
-    pipeline_class = _diffusers().FluxPipeline
+    pipeline_class = diffusers().FluxPipeline
     if not (Path(folder) / "model_index.json").is_file():
         raise FluxGuardError(
             f"Expected a diffusers FLUX folder with model_index.json, got '{Path(folder).name}'. Give the folder "
@@ -278,7 +278,7 @@ def _bytes(weight: Tensor) -> bytes:
     return weight.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
 
 
-def _diffusers() -> Any:
+def diffusers() -> Any:
     try:
         import diffusers
     except ImportError as error:

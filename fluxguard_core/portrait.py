@@ -1,0 +1,294 @@
+"""The main job: a portrait and words in, an edited portrait and its protected twin out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .diffusers_backend import FluxStack
+from .errors import FluxGuardError
+from .flow import (
+    Block,
+    Counted,
+    EditControl,
+    Storage,
+    Trajectory,
+    ValueInjection,
+    VelocityField,
+    VelocityFusion,
+    flux_schedule,
+    invert,
+)
+from .flow.controls import paper_injection, paper_window
+from .flow.solvers import SOLVERS
+from .picture import crop_to
+from .protect.objective import make_objective
+from .protect.perceptual import PerceptualDistance
+from .protect.presets import Preset
+from .protect.refiner import Refiner, RefinerStep
+from .protect.region import Window, face_region, window_around
+from .protect.run import edit_and_protect
+from .protect.views import AlignedViews, View, Views, whole_frame_views
+from .recognition.alignment import whole_frame
+from .recognition.ensemble import Ensemble
+from .recognition.faces import Face, FaceFinder
+from .recognition.identity import Identity
+from .region.mask import FaceParser, coverage, soft_mask
+
+Phase = Literal["inversion", "generation", "protection"]
+# Called with the phase, how much of it is done, how much there is, and the picture or None. May raise
+# ``Interrupted``.
+Observer = Callable[[Phase, int, int, Tensor | None], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """Everything a protection needs.
+
+    Args:
+        describe: a picture's caption, for models that have someone who can tell; else the user writes it.
+        complete: (source prompt, prompt) -> the full target prompt; where prompts need not be full.
+    """
+
+    name: str
+    stack: FluxStack
+    ensemble: Ensemble
+    find_faces: FaceFinder
+    perceptual: PerceptualDistance
+    parse_face: FaceParser | None = None
+    describe: Callable[[Tensor], str] | None = None
+    complete: Callable[[str, str], str] | None = None
+    size: int = 512
+    storage: Storage = field(default_factory=Storage)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One picture's order.
+
+    Args:
+        picture: [B, 3, H, W] in [0, 1] at working size.
+        mask: [1 or B, 1, H, W] in [0, 1]; 1 may be edited.
+        face: found once, on the source.
+    """
+
+    picture: Tensor
+    source_prompt: str
+    prompt: str
+    mask: Tensor
+    face: Face
+    identity: Identity
+    preset: Preset
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Pictures [B, 3, H, W] of one size, and what it took.
+
+    ``reconstruction`` is the source through the autoencoder, the yardstick for what an edit changed.
+    """
+
+    edited: Tensor
+    protected: Tensor
+    reconstruction: Tensor
+    region: Tensor
+    log: tuple[RefinerStep, ...]
+    evaluations: dict[str, int]
+    trajectory: Trajectory
+    interrupted: bool
+
+
+def protect_portrait(
+    models: Models,
+    job: Job,
+    *,
+    trajectory: Trajectory | None = None,
+    observer: Observer | None = None,
+) -> Outcome:
+    """Invert, edit and protect one picture (Flux-Guard, whole method).
+
+    Args:
+        trajectory: an earlier inversion of the same picture, which saves making it again.
+        observer: progress; raising ``Interrupted`` in the protection keeps the best so far.
+    """
+    stack, preset, size = models.stack, job.preset, (job.picture.shape[-2], job.picture.shape[-1])
+    source = job.picture.to(stack.device)
+    latent = stack.encode(source)
+    counts: dict[str, int] = {}
+    if trajectory is None:
+        inverting = Counted(stack.field(job.source_prompt, preset.source_guidance))
+        trajectory = _inverted(models, job, inverting, latent, observer)
+        counts["inversion"] = inverting.evaluations
+    trajectory.check_latent(latent.shape)
+    latent_mask = soft_mask(job.mask, 8, size=_grid(trajectory)).to(stack.device)
+    controls = edit_controls(trajectory, latent_mask, preset)
+    refiner, window = make_refiner(models, job, trajectory, observer)
+    target = Counted(stack.field(job.prompt, preset.guidance))
+
+    def generated(done: int, total: int, latent: Tensor) -> None:
+        _observe(observer, "generation", done, total, None)
+
+    result = edit_and_protect(
+        target,
+        trajectory,
+        controls,
+        refiner,
+        attacked_intervals=preset.attacked,
+        window=window,
+        progress=generated,
+    )
+    counts["generation"] = target.evaluations
+    with torch.no_grad():
+        edited, protected, plain = (
+            stack.decode(latent, size)
+            for latent in (result.edited, result.protected, trajectory.source)
+        )
+    return Outcome(
+        edited=edited,
+        protected=protected,
+        reconstruction=plain,
+        region=perturbed_pixels(refiner, window, edited),
+        log=result.log,
+        evaluations=counts,
+        trajectory=trajectory,
+        interrupted=result.interrupted,
+    )
+
+
+def edit_controls(trajectory: Trajectory, mask: Tensor, preset: Preset) -> Sequence[EditControl]:
+    """The preset's value injection and velocity fusion, for a mask at latent resolution."""
+    intervals = preset.injected
+    if intervals is None:
+        intervals, _ = paper_injection(trajectory.intervals, coverage(mask), trajectory.layout)
+    window = None if preset.fusion == "all" else paper_window(trajectory.intervals)
+    return (
+        ValueInjection(trajectory, intervals, tokens=preset.tokens),
+        VelocityFusion(trajectory, mask, window, preset.order),
+    )
+
+
+def make_refiner(
+    models: Models, job: Job, trajectory: Trajectory, observer: Observer | None = None
+) -> tuple[Refiner, Window | None]:
+    """The preset's refiner, and the part of the latent it works on."""
+    preset, stack = job.preset, models.stack
+    height, width = _grid(trajectory)
+    region: Tensor | None = None
+    window: Window | None = None
+    views: Views = whole_frame_views
+    plain: View = whole_frame
+    if preset.aligned or preset.face_only:
+        landmarks = required_landmarks(job.face)[None].to(stack.device)
+        if preset.face_only:
+            region = face_region(landmarks.cpu(), height, width).to(stack.device)
+            window = window_around(region)
+            region = window.crop(region)
+        if preset.aligned:
+            plain = AlignedViews(landmarks).plain
+            seen = landmarks if window is None else window.shift(landmarks)
+            views = AlignedViews(seen, random=preset.random_views)
+    objective = make_objective(
+        models.ensemble,
+        job.identity,
+        job.picture.to(stack.device),
+        plain,
+        push_away=preset.push_away,
+        find_faces=models.find_faces if preset.aligned else None,
+        margin=preset.margin,
+    )
+    steps = preset.attacked * (preset.refiner.steps + preset.refiner.keep_best)
+
+    def stepped(entry: RefinerStep, picture: Tensor) -> None:
+        _observe(observer, "protection", len(refiner.log), steps, picture)
+
+    refiner = Refiner(
+        decode=stack.decode_tiny if preset.tiny else stack.decode,
+        objective=objective,
+        perceptual=models.perceptual,
+        views=views,
+        settings=preset.refiner,
+        region=region,
+        check=stack.decode if preset.tiny else None,
+        on_step=stepped,
+    )
+    return refiner, window
+
+
+def perturbed_pixels(refiner: Refiner, window: Window | None, like: Tensor) -> Tensor:
+    """Where the protection may have changed pixels [1, 1, H, W]: its region and the decoder's reach."""
+    if refiner.region is None or window is None:
+        return torch.ones_like(like[:1, :1])
+    rows, columns = -(-like.shape[-2] // 16) * 2, -(-like.shape[-1] // 16) * 2
+    whole = torch.zeros(1, 1, rows, columns, device=like.device)
+    touched = window.paste(whole, (refiner.region > 0).to(whole)[:1])
+    reach = torch.nn.functional.max_pool2d(touched, 3, stride=1, padding=1)
+    pixels = reach.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    return crop_to(pixels, (like.shape[-2], like.shape[-1]))
+
+
+def required_landmarks(face: Face) -> Tensor:
+    """The five points [5, 2] of a face, or an error that says how to get them."""
+    if face.landmarks is None:
+        raise FluxGuardError(
+            "The face came as a box without landmarks, and alignment needs five points. Use a detector with "
+            "landmarks, or the paper preset, which needs none."
+        )
+    return face.landmarks
+
+
+def _inverted(
+    models: Models, job: Job, source: VelocityField, latent: Tensor, observer: Observer | None
+) -> Trajectory:
+    preset = job.preset
+    tokens = latent.shape[2] // 2 * (latent.shape[3] // 2)
+    keep, blocks = values_to_keep(preset, coverage(job.mask), source)
+    return invert(
+        source,
+        latent,
+        flux_schedule(preset.steps, tokens),
+        solver=preset.solver,
+        value_intervals=keep,
+        blocks=blocks,
+        tokens=preset.tokens,
+        value_storage=models.storage,
+        progress=lambda done, total, _: _observe(observer, "inversion", done, total, None),
+    )
+
+
+def values_to_keep(
+    preset: Preset, covered: float, source: VelocityField
+) -> tuple[int, tuple[Block, ...]]:
+    """Intervals and blocks whose attention values the preset will inject."""
+    published, blocks = paper_injection(preset.steps, covered, source.layout)
+    return (published if preset.injected is None else preset.injected), blocks
+
+
+def planned_evaluations(preset: Preset) -> dict[str, int]:
+    """Network evaluations a picture, by phase."""
+    rule = SOLVERS[preset.solver]
+    shared = preset.steps - preset.attacked + 1
+    after = 1 if preset.solver == "fireflow" else rule.stages
+    return {
+        "inversion": rule.evaluations(preset.steps),
+        "generation": rule.evaluations(shared) + 2 * after * (preset.steps - shared),
+    }
+
+
+def seeded(preset: Preset, seed: int) -> Preset:
+    """The preset with another seed for everything that is drawn."""
+    return replace(preset, refiner=replace(preset.refiner, seed=seed))
+
+
+def _grid(trajectory: Trajectory) -> tuple[int, int]:
+    return trajectory.source.shape[-2], trajectory.source.shape[-1]
+
+
+def _observe(
+    observer: Observer | None, phase: Phase, done: int, total: int, picture: Tensor | None
+) -> None:
+    if observer is not None:
+        observer(phase, done, total, picture)

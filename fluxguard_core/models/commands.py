@@ -15,7 +15,7 @@ from .download import Progress, download, file_sha256, licence_question
 from .errors import ConsentError
 from .manifest import Entry, Manifest, load_manifest
 from .transfer import settings_from_environment
-from .where import candidates, download_target, find, partial_path, search_roots
+from .where import candidates, converted_root, download_target, find, partial_path, search_roots
 
 
 def register(subparsers: Any) -> None:
@@ -138,6 +138,7 @@ def run_where(args: argparse.Namespace) -> int:
     if not args.ids:
         for root in search_roots():
             print(f"{root}{'' if root.is_dir() else '  (does not exist)'}")
+        print(f"Converted copies of ONNX recognisers: {converted_root()}")
         return 0
     for entry in _chosen(load_manifest(args.manifest), args.ids):
         print(entry.id)

@@ -22,6 +22,11 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "fluxguard"
 
 
+def converted_root() -> Path:
+    """Where converted copies of ONNX recognisers are kept; deleting it only costs time."""
+    return cache_root() / "converted"
+
+
 def comfyui_models() -> Path | None:
     """ComfyUI's models folder: the one above custom_nodes/<this pack>, or COMFYUI_PATH/models."""
     named = os.environ.get("COMFYUI_PATH")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fluxguard_core.models import (
     require,
     search_roots,
     update_mini,
+    where,
 )
 from fluxguard_core.models.manifest import Entry, safe_name, safe_relative
 from fluxguard_core.models.where import candidates, download_target
@@ -152,6 +154,33 @@ def test_files_are_found_in_order_of_preference(
         folder.mkdir(parents=True)
         (folder / "w.safetensors").write_bytes(b"x")
         assert find(entry) == folder / "w.safetensors"
+
+
+def test_the_comfyui_around_the_pack_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    monkeypatch.setattr(where, "PACKAGE_ROOT", tmp_path / "custom_nodes" / "fg" / "fluxguard_core")
+    assert where.comfyui_models() is None
+    (tmp_path / "models").mkdir()
+    assert where.comfyui_models() == tmp_path / "models"
+
+
+def test_only_one_module_can_reach_the_network() -> None:
+    """Downloads happen through `fluxguard models download` or not at all."""
+    package = Path(where.__file__).parents[1]
+    network = re.compile(
+        r"^\s*(import|from)\s+(urllib\.request|http\.client|requests|httpx|aiohttp|socket|"
+        r"huggingface_hub|ftplib|torch\.hub)\b|\b(urlopen|urlretrieve|load_state_dict_from_url|"
+        r"hf_hub_download|snapshot_download|hub\.load)\(",
+        re.MULTILINE,
+    )
+    reaching = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if network.search(path.read_text(encoding="utf-8"))
+    }
+    assert reaching == {"models/transfer.py", "models/download.py"}
 
 
 def test_a_missing_file_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

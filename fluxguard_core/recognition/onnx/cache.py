@@ -12,17 +12,11 @@ import torch
 
 from ...models.errors import ModelFileError
 from ...models.loading import load_tensors
-from ...models.where import cache_root
 from .graph import Graph, Node
 from .verify import Proof
 
 FORMAT = "fluxguard-onnx-1"
 """Raised whenever the reader or an operator changes its meaning, so old copies are made anew."""
-
-
-def cache_folder() -> Path:
-    """Where converted recognisers are kept."""
-    return cache_root() / "converted"
 
 
 def store(path: Path, graph: Graph, proof: Proof, source_sha256: str) -> None:

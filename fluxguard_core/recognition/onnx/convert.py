@@ -10,9 +10,10 @@ import torch
 from ...models.download import file_sha256
 from ...models.loading import check_file
 from ...models.manifest import Entry, load_manifest
+from ...models.where import converted_root
 from ..encoder import Colour, FaceEncoder, Threshold
 from ..thresholds import PUBLISHED, read_thresholds
-from .cache import cache_folder, fetch, store
+from .cache import fetch, store
 from .graph import Graph, input_range
 from .network import GraphNetwork
 from .reader import read_onnx
@@ -58,7 +59,7 @@ def convert_onnx(
 ) -> tuple[Graph, Proof]:
     """The proven graph of an ONNX file and its proof, from the cache where it is there."""
     sha256 = sha256 or file_sha256(path)
-    copy = (cache if cache is not None else cache_folder()) / f"{sha256}-{size}.safetensors"
+    copy = (cache if cache is not None else converted_root()) / f"{sha256}-{size}.safetensors"
     kept = fetch(copy, sha256)
     if kept is not None:
         return kept

@@ -41,7 +41,7 @@ class GraphNetwork(nn.Module):
         if not name:
             return None
         if name in self._parameter_names:
-            return self.get_parameter(self._parameter_names[name])
+            return self._parameters[self._parameter_names[name]]
         return values[name]
 
 

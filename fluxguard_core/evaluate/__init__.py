@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from .baselines import at_equal_ssim, blurred, noisy
 from .chart import chart
 from .html import render_html, write_html
 from .quality import Quality, eight_bit, masked_psnr, psnr, quality, ssim
 from .report import Pictures, Report
 from .similarity import Recognition, Robustness, Shot, linkability, measure, recognise, share
 from .statistics import Interval, Paired, bootstrap_mean, paired, paired_shares, wilson
+from .summary import Comparison, Summary, compare, summarise
 from .transforms import SHARING, Transform, autoencoder, blur, jpeg, noise, rescale
 from .verdict import HONESTY, Verdict, judge
 
 __all__ = [
     "HONESTY",
     "SHARING",
+    "Comparison",
     "Interval",
     "Paired",
     "Pictures",
@@ -22,12 +25,16 @@ __all__ = [
     "Report",
     "Robustness",
     "Shot",
+    "Summary",
     "Transform",
     "Verdict",
+    "at_equal_ssim",
     "autoencoder",
     "blur",
+    "blurred",
     "bootstrap_mean",
     "chart",
+    "compare",
     "eight_bit",
     "jpeg",
     "judge",
@@ -35,6 +42,7 @@ __all__ = [
     "masked_psnr",
     "measure",
     "noise",
+    "noisy",
     "paired",
     "paired_shares",
     "psnr",
@@ -44,6 +52,7 @@ __all__ = [
     "rescale",
     "share",
     "ssim",
+    "summarise",
     "wilson",
     "write_html",
 ]

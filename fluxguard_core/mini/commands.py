@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .cache import CachePlan, build_cache, default_cache
+from .faces_train import PARTS as FACE_PARTS
 from .training import TrainPlan, pick_device
 
 PartTrainer = Callable[[TrainPlan], None]
@@ -44,6 +45,7 @@ PARTS: dict[str, tuple[PartTrainer, int, int]] = {
     "vae": (_vae, 8000, 16),
     "flux": (_flux, 20000, 32),
     "lora": (_lora, 600, 32),
+    **FACE_PARTS,
 }
 
 

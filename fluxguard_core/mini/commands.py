@@ -27,6 +27,12 @@ def _vae(plan: TrainPlan) -> None:
     train_vae(plan)
 
 
+def _vae_decoder(plan: TrainPlan) -> None:
+    from .train_vae import refine_decoder
+
+    refine_decoder(plan)
+
+
 def _flux(plan: TrainPlan) -> None:
     from .train_flux import train_flux
 
@@ -43,6 +49,7 @@ def _lora(plan: TrainPlan) -> None:
 PARTS: dict[str, tuple[PartTrainer, int, int]] = {
     "renderer-cache": (_renderer_cache, 1, 1),
     "vae": (_vae, 8000, 16),
+    "vae-decoder": (_vae_decoder, 4000, 16),
     "flux": (_flux, 20000, 32),
     "lora": (_lora, 600, 32),
     **FACE_PARTS,
@@ -62,6 +69,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     parser.add_argument("--out", type=Path, default=Path("out/mini"), help="checkpoint, log, result")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="rendered portraits")
+    parser.add_argument("--compile", action="store_true", help="fuse FLUX's blocks (C++ compiler)")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
     parser.set_defaults(run=run_train)
 
@@ -80,6 +88,7 @@ def run_train(args: argparse.Namespace) -> int:
             minutes=args.minutes,
             resume=args.resume,
             batch=args.batch or batch,
+            compile=args.compile,
         )
     )
     return 0

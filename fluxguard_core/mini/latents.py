@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .cache import PortraitCache
+from .cache import PortraitCache, cache_folder
 from .taesd import LATENT_CHANNELS, AutoencoderTiny
+from .training import TrainPlan
+from .world import load_autoencoder
 
 _BATCH = 32
 
@@ -38,3 +41,11 @@ def latent_cache(
         if start // _BATCH % 64 == 63 or rows.stop == cache.plan.count:
             progress.write_text(json.dumps({"rows": rows.stop}))
     return out
+
+
+def prepared_latents(plan: TrainPlan, cache: PortraitCache) -> np.ndarray:
+    """Latents of the cache under the shipped encoder (which alone decides them)."""
+    autoencoder = load_autoencoder()
+    weights = b"".join(p.detach().numpy().tobytes() for p in autoencoder.encoder.parameters())
+    mark = hashlib.sha256(weights).hexdigest()[:8]
+    return latent_cache(cache, autoencoder, mark, cache_folder(plan.cache, cache.plan), plan.device)

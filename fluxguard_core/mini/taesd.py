@@ -136,7 +136,7 @@ def _narrow_block(block: Any, trunk: Tensor) -> nn.Module:
     block.conv[0] = _sliced(block.conv[0], first, trunk)
     block.conv[2] = _sliced(block.conv[2], second, first)
     block.conv[4] = _sliced(block.conv[4], trunk, second)
-    return block  # type: ignore[no-any-return]
+    return block
 
 
 def _narrow(layers: nn.Sequential) -> nn.Sequential:

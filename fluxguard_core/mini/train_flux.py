@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..diffusers_backend import image_ids, pack, unpack
 from ..diffusers_keys import AXES_DIMS, HEAD_DIM, flux_from_diffusers
 from ..errors import FluxGuardError
-from .cache import PortraitCache, cache_folder, open_cache
+from .cache import PortraitCache, open_cache
 from .captions import training_caption
-from .latents import latent_cache
-from .taesd import LATENT_CHANNELS, load_autoencoder_state
+from .latents import prepared_latents
+from .taesd import LATENT_CHANNELS
 from .text import CONTEXT_WIDTH, POOLED_WIDTH, TOKENS, TextEncoder, text_metadata, token_ids
 from .training import Recipe, TrainPlan, TrainState, train
 
@@ -179,19 +178,17 @@ def train_flux(plan: TrainPlan) -> None:
     batches = _Batches(cache, latents, plan)
     model = new_model(plan.seed)
     average = train(
-        "flux", model, lambda s, p: flow_loss(s, batches, p), plan, Recipe(RATE, decay=0.01)
+        "flux", model, lambda s, p: flow_loss(s, batches, p), plan, Recipe(RATE), prepare=(
+            _compile_blocks if plan.compile else None)
     )
     save_flux(average, plan.out)  # type: ignore[arg-type]
 
 
-def prepared_latents(plan: TrainPlan, cache: PortraitCache) -> np.ndarray:
-    """Latents of the cache under the shipped autoencoder."""
-    from .world import weights_path
-
-    path = weights_path("vae")
-    mark = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    autoencoder = load_autoencoder_state(load_file(path))
-    return latent_cache(cache, autoencoder, mark, cache_folder(plan.cache, cache.plan), plan.device)
+def _compile_blocks(state: TrainState) -> None:
+    """Half again as fast on a CPU; the two kinds of block are compiled once each."""
+    for module in (state.module, state.average):
+        transformer: Any = module.transformer
+        transformer.compile_repeated_blocks(dynamic=False)
 
 
 def save_flux(model: FluxAndText, out: Path) -> None:

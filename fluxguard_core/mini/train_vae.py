@@ -10,9 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .cache import HELD_OUT_WORLD, open_cache, spec_of
+from .latents import prepared_latents
 from .renderer import render_batch
 from .taesd import AutoencoderTiny, narrow_autoencoder, padded_state
 from .training import Recipe, TrainPlan, TrainState, train
+from .world import load_autoencoder
 
 ENCODER_DEPTH, DECODER_DEPTH = (1, 1, 2, 2), (1, 2, 2, 3)
 WIDTHS = (16, 32, 64, 64)
@@ -103,6 +105,51 @@ def train_vae(plan: TrainPlan) -> None:
 
     coder = train("vae", coder, loss, plan, Recipe(RATE), report)  # type: ignore[assignment]
     save_vae(coder, replace(plan, device="cpu"))
+
+
+class _Decoder(nn.Module):
+    """The decoder alone, on latents."""
+
+    def __init__(self, decoder: nn.Sequential) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """[B,16,h,w] -> [B,3,8h,8w] about [0,1]."""
+        return self.decoder(torch.tanh(latent / 3.0) * 3.0)
+
+
+def refine_decoder(plan: TrainPlan) -> None:
+    """Train the shipped autoencoder's decoder further; the encoder, and so every latent, stays."""
+    cache = open_cache(plan.cache)
+    latents = prepared_latents(plan, cache)
+    rng = np.random.default_rng(plan.seed)
+    coder = _Coder(load_autoencoder())
+    held_out, _, _ = render_batch([spec_of(HELD_OUT_WORLD, i, 0) for i in range(16)])
+    with torch.no_grad():
+        held_latents = coder.encode(held_out)
+    decoder = _Decoder(coder.decoder).requires_grad_(True)
+    decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def loss(state: TrainState, progress: float) -> tuple[Tensor, dict[str, float]]:
+        rows = np.sort(rng.integers(0, len(latents), plan.batch))
+        images = torch.from_numpy(cache.images[rows]).to(plan.device).float() / 255.0
+        latent = torch.from_numpy(np.asarray(latents[rows])).to(plan.device).float()
+        noise = 0.06 * torch.rand(len(rows), 1, 1, 1, device=plan.device)
+        latent = (latent + noise * torch.randn_like(latent)).contiguous(
+            memory_format=torch.channels_last)
+        output = state.module(latent).float()
+        return picture_loss(output, images), {}
+
+    def report(state: TrainState) -> str:
+        with torch.no_grad():
+            output = state.average(held_latents.to(plan.device)).clamp(0.0, 1.0)
+        error = ((output - held_out.to(plan.device)) ** 2).mean((1, 2, 3))
+        return f"held-out PSNR {float((-10.0 * torch.log10(error)).mean()):.2f} dB"
+
+    trained = train("vae-decoder", decoder, loss, plan, Recipe(0.6 * RATE), report)
+    coder.decoder.load_state_dict(trained.decoder.state_dict())  # type: ignore[union-attr]
+    save_vae(coder.cpu(), plan)
 
 
 def save_vae(coder: _Coder, plan: TrainPlan) -> None:

@@ -28,6 +28,7 @@ class TrainPlan:
         steps: length of the schedule in optimiser steps, unless `minutes` is given.
         out: folder for checkpoint, log and result.
         cache: folder of the rendered portraits (see `cache.py`).
+        compile: fuse the transformer's blocks with torch.compile; needs a C++ compiler.
     """
 
     steps: int
@@ -38,6 +39,7 @@ class TrainPlan:
     minutes: float | None = None
     resume: bool = False
     batch: int = 32
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,14 @@ def train(
     plan: TrainPlan,
     recipe: Recipe,
     report: Callable[[TrainState], str] | None = None,
+    prepare: Callable[[TrainState], None] | None = None,
 ) -> nn.Module:
     """Train to the end of the budget; returns the moving average in evaluation mode.
 
     Args:
         loss: (state, progress in [0, 1]) -> scalar loss and figures for the log.
         report: called at every checkpoint; its line goes into the log.
+        prepare: called once before the first step, e.g. to compile module and average.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = plan.out / f"{name}.checkpoint.safetensors", plan.out / f"{name}.log"
@@ -141,6 +145,8 @@ def train(
     state = TrainState(module, average, optimiser)
     if plan.resume and checkpoint.exists():
         state.load(checkpoint)
+    if prepare is not None:
+        prepare(state)
     torch.manual_seed(plan.seed + state.step)
     started, saved = time.monotonic() - state.elapsed, time.monotonic()
     while (progress := _progress(state, plan)) < 1.0:
@@ -149,7 +155,7 @@ def train(
         with torch.autocast(torch.device(plan.device).type, torch.bfloat16):
             value, figures = loss(state, progress)
         optimiser.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         torch.nn.utils.clip_grad_norm_(list(_parameters(module)), recipe.clip)
         optimiser.step()
         state.step += 1

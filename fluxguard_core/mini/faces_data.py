@@ -208,9 +208,11 @@ def _erase_faces(batch: Portraits, generator: torch.Generator) -> Tensor:
 def _shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
     """The portrait's tiles of 32 pixels in random order."""
     b, c, h, w = images.shape
-    tiles = images.view(b, c, h // 32, 32, w // 32, 32).permute(2, 4, 0, 1, 3, 5)
-    order = torch.randperm((h // 32) * (w // 32), generator=generator)
-    tiles = tiles.reshape(-1, b, c, 32, 32)[order].view(h // 32, w // 32, b, c, 32, 32)
+    rows, columns = h // 32, w // 32
+    tiles = images.view(b, c, rows, 32, columns, 32).permute(2, 4, 0, 1, 3, 5)
+    tiles = tiles.reshape(rows * columns, b, c, 32, 32)
+    order = torch.randperm(rows * columns, generator=generator)
+    tiles = tiles[order].view(rows, columns, b, c, 32, 32)
     return tiles.permute(2, 3, 0, 4, 1, 5).reshape(b, c, h, w)
 
 

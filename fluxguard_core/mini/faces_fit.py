@@ -87,6 +87,19 @@ def _optimiser(module: nn.Module, plan: FitPlan) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
 
 
+def _descend(
+    module: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, rate: float
+) -> float:
+    """One step down the loss at a rate, with clipped gradients; returns the loss."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(module.parameters(), 5.0)
+    optimiser.step()
+    return float(loss.detach())
+
+
 def fit(
     module: nn.Module,
     draw: Draw,
@@ -98,7 +111,8 @@ def fit(
 ) -> int:
     """Train `module` by the losses of `draw`; returns the samples seen.
 
-    Continues from `checkpoint` where one exists, writes it every minute and leaves it finished.
+    Continues from `checkpoint` where one exists; writes it every minute, at the end and when
+    stopped.
     """
     torch.set_flush_denormal(True)
     optimiser = _optimiser(module, plan)
@@ -107,25 +121,21 @@ def fit(
     start = saved = time.monotonic() - spent
     module.train()
     mean = None
-    while step < plan.steps and spent < limit:
-        progress = max(step / plan.steps, spent / limit)
-        for group in optimiser.param_groups:
-            group["lr"] = plan.rate * _rate(progress)
-        loss = draw(step, step_generator(plan.seed, step))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(module.parameters(), 5.0)
-        optimiser.step()
-        step += 1
-        spent = time.monotonic() - start
-        value = float(loss.detach())
-        mean = value if mean is None else 0.98 * mean + 0.02 * value
-        if step % every == 0:
-            speed = step * plan.batch / spent
-            log(f"step {step} loss {mean:.4f} {speed:.0f} samples/s {spent:.0f} s")
-        if time.monotonic() - saved > 60:
-            _save(checkpoint, module, optimiser, step, spent)
-            saved = time.monotonic()
-    _save(checkpoint, module, optimiser, step, spent)
+    try:
+        while step < plan.steps and spent < limit:
+            progress = max(step / plan.steps, spent / limit)
+            loss = draw(step, step_generator(plan.seed, step))
+            value = _descend(module, optimiser, loss, plan.rate * _rate(progress))
+            step += 1
+            spent = time.monotonic() - start
+            mean = value if mean is None else 0.98 * mean + 0.02 * value
+            if step % every == 0:
+                speed = step * plan.batch / spent
+                log(f"step {step} loss {mean:.4f} {speed:.0f} samples/s {spent:.0f} s")
+            if time.monotonic() - saved > 60:
+                _save(checkpoint, module, optimiser, step, spent)
+                saved = time.monotonic()
+    finally:
+        _save(checkpoint, module, optimiser, step, spent)
     module.eval()
     return step * plan.batch

@@ -45,6 +45,7 @@ def write_weights(path: Path, network: nn.Module, metadata: dict[str, str]) -> P
     }
     part = path.with_suffix(".part")
     save_file(state, part, {"licence": "Apache-2.0", **metadata})
+    part.chmod(0o644)
     part.replace(path)
     return path
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import FluxGuardError
 from .cache import HELD_OUT_WORLD, CachePlan, PortraitCache, build_cache, open_cache
 from .faces_data import (
     degrade,
@@ -39,8 +40,11 @@ HELD_OUT = CachePlan(identities=400, shots=6, world=HELD_OUT_WORLD)
 
 def held_out_portraits(root: Path) -> PortraitCache:
     """People that no network is trained on; rendered on first use."""
-    build_cache(root, HELD_OUT, workers=1)
-    return open_cache(root, HELD_OUT)
+    try:
+        return open_cache(root, HELD_OUT)
+    except FluxGuardError:
+        build_cache(root, HELD_OUT, workers=1)
+        return open_cache(root, HELD_OUT)
 
 
 def _prepared(network: nn.Module, plan: TrainPlan) -> nn.Module:
@@ -162,7 +166,7 @@ def train_parser(plan: TrainPlan) -> Path:
 def class_weights(portraits: PortraitCache) -> Tensor:
     """Inverse fourth root of each class's share of the pixels, mean one; absent classes one."""
     step = max(1, portraits.plan.count // 200)
-    sample = torch.from_numpy(portraits.labels[::step]).flatten().long()
+    sample = torch.from_numpy(portraits.labels[::step].copy()).flatten().long()
     counts = torch.bincount(sample, minlength=CLASSES)
     share = counts.double() / counts.sum()
     weights = torch.where(counts > 0, share.clamp_min(1e-6).pow(-0.25), 1.0)

@@ -1,0 +1,44 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CPU_TORCH := torch==2.13.0
+HOST := $(if $(COMFYUI_PATH),$(COMFYUI_PATH),$(wildcard $(HOME)/comfy/ComfyUI))
+ARGS ?=
+
+.PHONY: demo test setup setup-host lint test-core test-host quality clean
+
+demo: setup
+	$(BIN)/fluxguard demo $(ARGS)
+
+test: setup lint test-core test-host
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --quiet $(CPU_TORCH) || $(BIN)/pip install --quiet "torch>=2.4"
+	$(BIN)/pip install --quiet --editable ".[test]"
+	touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-core: setup
+	$(BIN)/python -m pytest tests/core
+
+# Needs a ComfyUI (COMFYUI_PATH, or ~/comfy/ComfyUI); without one these tests are skipped, and say so.
+setup-host: setup
+	@if [ -n "$(HOST)" ]; then bash scripts/setup_host_env.sh "$(HOST)"; fi
+
+test-host: setup-host
+	@if [ -n "$(HOST)" ]; then COMFYUI_PATH="$(HOST)" .venv-host/bin/python -m pytest tests/host tests/browser; \
+	else $(BIN)/python -m pytest tests/host tests/browser -rs || [ $$? -eq 5 ]; fi
+
+quality: setup
+	$(BIN)/fluxguard mini quality
+
+clean:
+	rm -rf $(VENV) .venv-host out build dist

@@ -1,0 +1,63 @@
+"""The miniature as everything a protection needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..portrait import Models
+from ..protect.perceptual import Features, feature_distance
+from ..recognition.ensemble import Ensemble
+from .captions import caption, parse_caption
+from .faces import classify_attributes, find_faces, load_ensemble, parse_face
+from .portrait_spec import Attributes
+from .world import load_stack
+
+SIZE = 128
+# Brings the encoder features' distance to the range of VGG's, for which the published τ and λ were chosen.
+_FEATURE_SCALE = 1.0
+
+
+def miniature(ensemble: Ensemble | None = None, device: str = "cpu") -> Models:
+    """Load the miniature world.
+
+    Args:
+        ensemble: recognisers; the default attacks three and holds MobileFace and the ViT out.
+    """
+    stack = load_stack(device)
+    return Models(
+        name="miniature",
+        stack=stack,
+        ensemble=ensemble or load_ensemble(held_out=["mobileface"]),
+        find_faces=find_faces,
+        perceptual=feature_distance(encoder_features(stack.vae)),
+        parse_face=parse_face,
+        describe=describe,
+        complete=complete,
+        size=SIZE,
+    )
+
+
+def describe(picture: Tensor) -> str:
+    """The caption of one portrait [1, 3, H, W], as the attribute classifier sees it."""
+    return caption(Attributes(**classify_attributes(picture)[0]))
+
+
+def complete(source_prompt: str, prompt: str) -> str:
+    """The full caption after an edit: what ``prompt`` says, and the source's word on everything else."""
+    wanted = {**parse_caption(source_prompt), **parse_caption(prompt)}
+    return caption(Attributes(**wanted))
+
+
+def encoder_features(vae: Any) -> Features:
+    """Features [B, C, H/4, W/4] from the autoencoder's own encoder: edges, parts and colours."""
+    layers = vae.encoder.layers
+    strided = [i for i, layer in enumerate(layers) if getattr(layer, "stride", (1, 1)) == (2, 2)]
+    trunk = torch.nn.Sequential(*layers[: strided[2]])
+
+    def features(picture: Tensor) -> Tensor:
+        return _FEATURE_SCALE * trunk(picture)
+
+    return features

@@ -45,8 +45,9 @@ def embed_fixed(encoder: FaceEncoder, faces: Tensor) -> Tensor:
     key += f"{tuple(raw.shape)}{encoder.mean}{encoder.std}{encoder.colour}"
     known = _cache.setdefault(encoder.network, OrderedDict())
     if key not in known:
-        with torch.no_grad():
-            known[key] = encoder(faces.detach()).cpu()
+        # Outside inference mode, or the vector could not take part in a loss later.
+        with torch.inference_mode(False), torch.no_grad():
+            known[key] = encoder(faces.detach().clone()).cpu()
         while len(known) > _CACHED_PER_NETWORK:
             known.popitem(last=False)
     known.move_to_end(key)
@@ -88,6 +89,11 @@ class Ensemble:
         """All recognisers, attacked ones first."""
         return self.attacked + self.held_out
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """All networks, attacked ones first, for a host that places them on its devices."""
+        return tuple(encoder.network for encoder in self.members)
+
     def embed_attacked(self, crop: Crop) -> tuple[Tensor, ...]:
         """Unit vectors [B,D] of each attacked recogniser, with gradients, one crop per size."""
         shared = once_per_size(crop)
@@ -102,6 +108,12 @@ class Ensemble:
     def similarities(self, crop: Crop, references: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cosine [B] by name to reference vectors ([D] or [B,D]) for the report, no gradients."""
         embedded = self.embed_all(crop)
+        unknown = sorted(set(references) - set(embedded))
+        if unknown:
+            raise FluxGuardError(
+                f"There is a reference for {unknown[0]}, but the recognisers are "
+                f"{', '.join(embedded)}."
+            )
         return {
             name: (embedded[name] * reference.to(embedded[name])).sum(-1)
             for name, reference in references.items()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from ..errors import FluxGuardError
-from ..models.loading import load_tensors
+from ..models.loading import file_kind, load_tensors
 from .detect_layout import build_network, unwrap
 from .encoder import Colour, FaceEncoder, Threshold
 from .thresholds import parse_thresholds, read_thresholds
@@ -29,7 +30,7 @@ def _metadata_thresholds(path: Path, metadata: Mapping[str, str]) -> tuple[Thres
 def load_encoder(
     path: str | Path, *, name: str | None = None, colour: Colour | None = None
 ) -> FaceEncoder:
-    """Load a recogniser from safetensors or a PyTorch state dict; the layout is detected.
+    """Load a recogniser from safetensors, a PyTorch state dict or ONNX; the layout is detected.
 
     Thresholds are the user's own calibration beside the file, else those in its metadata, else
     the published ones of the model. `colour` overrides the publishers' channel order ("both"
@@ -37,14 +38,19 @@ def load_encoder(
     unsafe.
     """
     path = Path(path)
-    tensors, metadata = load_tensors(path)
-    network, layout = build_network(unwrap(tensors))
+    if path.is_file() and file_kind(path) == "onnx":
+        from .onnx import load_onnx_encoder
+
+        return load_onnx_encoder(path, name=name, colour=colour or "rgb")
+    # Weights made under inference mode could never take part in a gradient.
+    with torch.inference_mode(False):
+        tensors, metadata = load_tensors(path)
+        network, layout = build_network(unwrap(tensors))
     own = read_thresholds(path) or _metadata_thresholds(path, metadata)
-    encoder = FaceEncoder(
+    return FaceEncoder(
         name or metadata.get("name") or layout.name,
         network,
         int(metadata.get("size", layout.size)),
-        colour=layout.colour,
+        colour=colour or layout.colour,
         thresholds=own or layout.thresholds,
     )
-    return encoder if colour is None else replace(encoder, colour=colour)

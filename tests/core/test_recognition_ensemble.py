@@ -168,6 +168,23 @@ def test_fixed_pictures_are_embedded_once() -> None:
     assert runs(item) == 2
 
 
+def test_embeddings_cached_in_inference_mode_serve_a_gradient() -> None:
+    item = encoder("a")
+    with torch.inference_mode():
+        reference = embed_fixed(item, faces(seed=77))
+    image = faces().requires_grad_(True)
+    (item(image) @ reference[0]).sum().backward()
+    assert image.grad is not None and float(image.grad.abs().sum()) > 0
+    with torch.inference_mode():
+        kept = embed_fixed(item, faces(seed=77))
+    torch.testing.assert_close(kept, reference)
+
+
+def test_references_of_unknown_recognisers_are_refused() -> None:
+    with pytest.raises(FluxGuardError, match="reference for b"):
+        Ensemble((encoder("a"),)).similarities(lambda size: faces(), {"b": torch.ones(16)})
+
+
 def test_synthetic_identity_is_far_from_the_source_and_repeatable() -> None:
     item, face = encoder("a"), faces()
     mean_face = nn.functional.normalize(torch.ones(16), dim=0)

@@ -126,6 +126,15 @@ def test_files_of_any_width_give_the_same_embedding(kind: str, tmp_path: Path) -
     torch.testing.assert_close(encoder(x), expected)
 
 
+def test_encoders_loaded_in_inference_mode_have_gradients(tmp_path: Path) -> None:
+    path, _ = narrow_file(tmp_path, "mobilefacenet")
+    with torch.inference_mode():
+        encoder = load_encoder(path)
+    image = torch.rand(1, 3, encoder.size, encoder.size, requires_grad=True)
+    encoder(image)[0, 0].backward()
+    assert image.grad is not None and float(image.grad.abs().sum()) > 0
+
+
 def test_adaface_reads_bgr_unless_told_otherwise(tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = IRBackbone((1, 1, 1, 1), adaface=True, width=16, dimension=8).state_dict()

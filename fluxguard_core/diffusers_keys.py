@@ -113,7 +113,9 @@ def flux_from_diffusers(state: Mapping[str, Tensor]) -> StateDict:
         for leaf in ("weight", "bias"):
             if f"{target}.{leaf}" in state:
                 tensor = state[f"{target}.{leaf}"]
-                out[f"{module}.{leaf}"] = _swap_halves(tensor) if target == _SWAPPED_HALVES else tensor
+                out[f"{module}.{leaf}"] = (
+                    _swap_halves(tensor) if target == _SWAPPED_HALVES else tensor
+                )
     for there, here, plain, fused in _FAMILIES:
         for i in range(depth[here]):
             for module, target in plain.items():
@@ -130,7 +132,12 @@ def flux_from_diffusers(state: Mapping[str, Tensor]) -> StateDict:
 
 def flux_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments for diffusers' ``FluxTransformer2DModel``, read from Black Forest Labs shapes."""
-    required = ("img_in.weight", "txt_in.weight", "vector_in.in_layer.weight", "final_layer.linear.weight")
+    required = (
+        "img_in.weight",
+        "txt_in.weight",
+        "vector_in.in_layer.weight",
+        "final_layer.linear.weight",
+    )
     missing = [key for key in required if key not in state]
     if missing:
         raise FluxGuardError(
@@ -177,7 +184,9 @@ def _block_targets(module: str) -> list[str]:
 def _without_prefix(state: Mapping[str, Tensor]) -> StateDict:
     anchor = next((key for key in state if key.endswith("img_in.weight")), "img_in.weight")
     prefix = anchor.removesuffix("img_in.weight")
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }
 
 
 def _count(state: Mapping[str, Tensor], family: str) -> int:

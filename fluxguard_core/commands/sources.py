@@ -164,12 +164,7 @@ def _ensemble(args: argparse.Namespace, device: str = "cpu") -> Ensemble:
 
 
 def _recogniser(path: str, device: str) -> FaceEncoder:
-    if path.endswith(".onnx"):
-        from ..recognition.onnx import load_onnx_encoder
-
-        encoder = load_onnx_encoder(path)
-    else:
-        encoder = load_encoder(path)
+    encoder = load_encoder(path)
     encoder.network.to(device)
     return encoder
 

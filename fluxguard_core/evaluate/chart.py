@@ -71,8 +71,12 @@ def _heading(draw: ImageDraw.ImageDraw, report: Report) -> int:
 
 
 def _pictures(sheet: Image.Image, draw: ImageDraw.ImageDraw, pictures: Pictures, y: int) -> int:
-    items = (("Original", pictures.source), ("Edited", pictures.edited),
-             ("Protected", pictures.protected), ("Difference x10", difference(pictures)))
+    items = (
+        ("Original", pictures.source),
+        ("Edited", pictures.edited),
+        ("Protected", pictures.protected),
+        ("Difference x10", difference(pictures)),
+    )
     side = (WIDTH - 2 * MARGIN - 3 * GAP) // 4
     height = round(side * pictures.source.shape[-2] / pictures.source.shape[-1])
     for index, (title, tensor) in enumerate(items):
@@ -96,7 +100,10 @@ def _bars(draw: ImageDraw.ImageDraw, results: Sequence[Recognition], y: int) -> 
         draw.text((MARGIN, y + 9), result.name, INK, _font(20))
         role = "attacked" if result.attacked else "not used in the attack"
         draw.text((MARGIN, y + 34), role, SOFT if result.attacked else INK, _font(15))
-        for value, top, colour in ((result.edited, 13, BEFORE), (result.protected, 32, COLOURS[kind])):
+        for value, top, colour in (
+            (result.edited, 13, BEFORE),
+            (result.protected, 32, COLOURS[kind]),
+        ):
             start, end = sorted((at(0.0), at(value)))
             draw.rectangle((start, y + top, max(end, start + 2), y + top + 15), colour)
         if result.threshold is not None:
@@ -113,10 +120,12 @@ def _bars(draw: ImageDraw.ImageDraw, results: Sequence[Recognition], y: int) -> 
 
 
 def _footer(draw: ImageDraw.ImageDraw, report: Report, y: int) -> int:
-    key = ("Cosine similarity to the original: grey = edited and unprotected, coloured = protected, "
-           "upright line = threshold. "
-           f"Protected against edited: SSIM {report.protection.ssim:.3f}. "
-           "Measured on this picture and these recognisers only; it guarantees nothing elsewhere.")
+    key = (
+        "Cosine similarity to the original: grey = edited and unprotected, coloured = protected, "
+        "upright line = threshold. "
+        f"Protected against edited: SSIM {report.protection.ssim:.3f}. "
+        "Measured on this picture and these recognisers only; it guarantees nothing elsewhere."
+    )
     for line in wrapped(key, _font(16), WIDTH - 2 * MARGIN):
         draw.text((MARGIN, y), line, SOFT, _font(16))
         y += 23

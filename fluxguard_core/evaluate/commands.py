@@ -36,16 +36,24 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--edited", type=Path, help="the edit before protection, if there was one")
     parser.add_argument("--second", type=Path, help="another photo of the same person")
     parser.add_argument(
-        "--recogniser", action="append", type=Path, default=[], metavar="FILE",
+        "--recogniser",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
         help="recogniser file, may be repeated; default: the miniature's five",
     )
     parser.add_argument(
-        "--unused", action="append", default=[], metavar="NAME",
+        "--unused",
+        action="append",
+        default=[],
+        metavar="NAME",
         help="name of a recogniser that took no part in the protection, may be repeated; every "
         "other one counts as attacked",
     )
-    parser.add_argument("--detector", default="miniature",
-                        help="miniature, frame, yunet:FILE or insightface:FOLDER")
+    parser.add_argument(
+        "--detector", default="miniature", help="miniature, frame, yunet:FILE or insightface:FOLDER"
+    )
     parser.add_argument("--far", type=float, default=1e-2, help="false accept rate (default 0.01)")
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"))
     parser.add_argument("--json", type=Path, help="also write the numbers here")
@@ -107,8 +115,16 @@ def measure_pictures(
     other = None if second is None else shot_of(second, find_faces)
     shared = share(edited, protected, SHARING)
     return tuple(
-        recognise(encoder, original, edited, protected, attacked=attacked, second=other,
-                  shared=shared, far=far)
+        recognise(
+            encoder,
+            original,
+            edited,
+            protected,
+            attacked=attacked,
+            second=other,
+            shared=shared,
+            far=far,
+        )
         for encoder, attacked in members
     )
 
@@ -124,12 +140,19 @@ def run_report(args: argparse.Namespace) -> int:
     second = None if args.second is None else read_picture(args.second).rgb
     pictures = Pictures(original, edited, protected)
     results = measure_pictures(
-        pictures, _encoders(args.recogniser, args.unused), parse_detector(args.detector),
-        second=second, far=args.far,
+        pictures,
+        _encoders(args.recogniser, args.unused),
+        parse_detector(args.detector),
+        second=second,
+        far=args.far,
     )
     report = Report(
-        recognisers=results, edit=quality(edited, original), protection=quality(protected, edited),
-        size=(int(original.shape[-2]), int(original.shape[-1])), identity="", preset="",
+        recognisers=results,
+        edit=quality(edited, original),
+        protection=quality(protected, edited),
+        size=(int(original.shape[-2]), int(original.shape[-1])),
+        identity="",
+        preset="",
         settings={"detector": args.detector.partition(":")[0]},
     )
     report = replace(report, seconds={"measuring": time.perf_counter() - begun})

@@ -69,9 +69,11 @@ def _figure(image: Tensor, title: str, note: str, alt: str) -> str:
 
 
 def _pictures(report: Report, pictures: Pictures) -> str:
-    edit = [] if torch.equal(pictures.source, pictures.edited) else [
-        _figure(pictures.edited, "Edited", "before protection", "the edited portrait")
-    ]
+    edit = (
+        []
+        if torch.equal(pictures.source, pictures.edited)
+        else [_figure(pictures.edited, "Edited", "before protection", "the edited portrait")]
+    )
     items = [
         _figure(pictures.source, "Original", "what went in", "the original portrait"),
         *edit,
@@ -79,20 +81,39 @@ def _pictures(report: Report, pictures: Pictures) -> str:
     ]
     if pictures.mask is not None:
         share = _percent(float(pictures.mask.float().mean()))
-        items.append(_figure(overlay(pictures.source, pictures.mask), "Where the edit may act",
-                             f"{share} of the picture", "the edit mask on the original"))
+        items.append(
+            _figure(
+                overlay(pictures.source, pictures.mask),
+                "Where the edit may act",
+                f"{share} of the picture",
+                "the edit mask on the original",
+            )
+        )
     if pictures.region is not None:
         share = _percent(float(pictures.region.float().mean()))
-        items.append(_figure(overlay(pictures.edited, pictures.region),
-                             "Where the protection may act", f"{share} of the picture",
-                             "the protected region on the edited picture"))
-    items.append(_figure(difference(pictures), "What the protection changed", "difference × 10",
-                         "difference between the protected and the edited portrait, ten times"))
+        items.append(
+            _figure(
+                overlay(pictures.edited, pictures.region),
+                "Where the protection may act",
+                f"{share} of the picture",
+                "the protected region on the edited picture",
+            )
+        )
+    items.append(
+        _figure(
+            difference(pictures),
+            "What the protection changed",
+            "difference × 10",
+            "difference between the protected and the edited portrait, ten times",
+        )
+    )
     words = ""
     if report.prompt:
         before = f"from <q>{escape(report.source_prompt)}</q> " if report.source_prompt else ""
         words = f'<p class="prompt">Edited {before}to <q>{escape(report.prompt)}</q></p>'
-    return f'<section><h2>Pictures</h2>{words}<div class="pictures">{"".join(items)}</div></section>'
+    return (
+        f'<section><h2>Pictures</h2>{words}<div class="pictures">{"".join(items)}</div></section>'
+    )
 
 
 def axis_range(results: Iterable[Recognition]) -> tuple[float, float]:
@@ -126,7 +147,7 @@ def _row(result: Recognition, axis: tuple[float, float]) -> str:
         f'<span class="role{fresh}">{role}</span></div>'
         f'<div class="bars" aria-hidden="true">'
         f'<div class="zero" style="left:{_at(0.0, axis):.2f}%"></div>'
-        f'{_bar("edited", result.edited, axis)}{_bar("protected", result.protected, axis)}{limit}'
+        f"{_bar('edited', result.edited, axis)}{_bar('protected', result.protected, axis)}{limit}"
         f'</div><div class="number"><span class="state">{words}</span>'
         f"{_cosine(result.edited)} → <b>{_cosine(result.protected)}</b><br>{told}</div></div>"
     )
@@ -137,7 +158,7 @@ def _axis(axis: tuple[float, float]) -> str:
     steps = round((high - low) / 0.2)
     marks = "".join(
         f'<span style="left:{_at(low + 0.2 * i, axis):.2f}%">'
-        f'{f"{low + 0.2 * i:.1f}".replace("-0.0", "0.0").replace("-", "−")}</span>'
+        f"{f'{low + 0.2 * i:.1f}'.replace('-0.0', '0.0').replace('-', '−')}</span>"
         for i in range(steps + 1)
     )
     return f'<div class="axis" aria-hidden="true"><div></div><div>{marks}</div><div></div></div>'
@@ -150,10 +171,14 @@ def _recognisers(report: Report) -> str:
     rate = ""
     if rates:
         told = " and ".join(_percent(value) for value in rates)
-        rate = (f" The upright line is the recogniser's threshold at a false accept rate of {told}: "
-                f"that share of pairs of strangers is taken for one person.")
+        rate = (
+            f" The upright line is the recogniser's threshold at a false accept rate of {told}: "
+            f"that share of pairs of strangers is taken for one person."
+        )
     sources = sorted({result.source for result in results if result.source})
-    origin = f'<p class="lead origin">Thresholds: {escape("; ".join(sources))}.</p>' if sources else ""
+    origin = (
+        f'<p class="lead origin">Thresholds: {escape("; ".join(sources))}.</p>' if sources else ""
+    )
     return (
         "<section><h2>Similarity to the original</h2>"
         f'<p class="lead">Cosine similarity, 1 = the same face. Left of the line is no match.{rate}'
@@ -162,22 +187,26 @@ def _recognisers(report: Report) -> str:
         '<li><i style="background:var(--good)"></i>protected, no longer matches</li>'
         '<li><i style="background:var(--bad)"></i>protected, still matches</li>'
         '<li><i class="limit"></i>threshold</li></ul>'
-        f'{"".join(_row(result, axis) for result in results)}{_axis(axis)}{origin}</section>'
+        f"{''.join(_row(result, axis) for result in results)}{_axis(axis)}{origin}</section>"
     )
 
 
 def _table(head: Iterable[str], rows: Iterable[str]) -> str:
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    return (f'<div class="wide"><table><thead><tr>{columns}</tr></thead>'
-            f'<tbody>{"".join(rows)}</tbody></table></div>')
+    return (
+        f'<div class="wide"><table><thead><tr>{columns}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 def _judged(result: Recognition, protected: float | None, edited: float | None) -> str:
     matches = result.matches(protected)
     kind = {None: "", True: ' class="bad"', False: ' class="good"'}[matches]
     word = {None: "", True: " match", False: " no match"}[matches]
-    return (f'<td class="value"><span{kind}>{_cosine(protected)}{word}</span>'
-            f"<small>unprotected {_cosine(edited)}</small></td>")
+    return (
+        f'<td class="value"><span{kind}>{_cosine(protected)}{word}</span>'
+        f"<small>unprotected {_cosine(edited)}</small></td>"
+    )
 
 
 def _named(result: Recognition) -> str:
@@ -192,13 +221,19 @@ def _sharing(report: Report) -> str:
     rows = []
     for result in report.recognisers:
         known = {after.label: after for after in result.robustness}
-        cells = [_judged(result, known[label].protected, known[label].edited)
-                 if label in known else "<td>–</td>" for label in labels]
+        cells = [
+            _judged(result, known[label].protected, known[label].edited)
+            if label in known
+            else "<td>–</td>"
+            for label in labels
+        ]
         rows.append(f"<tr>{_named(result)}{''.join(cells)}</tr>")
-    return ("<section><h2>After sharing</h2>"
-            '<p class="lead">Similarity of the protected picture to the original after what platforms '
-            "do to pictures.</p>"
-            f"{_table(['Recogniser', *labels], rows)}</section>")
+    return (
+        "<section><h2>After sharing</h2>"
+        '<p class="lead">Similarity of the protected picture to the original after what platforms '
+        "do to pictures.</p>"
+        f"{_table(['Recogniser', *labels], rows)}</section>"
+    )
 
 
 def _others(report: Report) -> str:
@@ -206,13 +241,17 @@ def _others(report: Report) -> str:
     target = any(r.target_protected is not None for r in report.recognisers)
     if not second and not target:
         return ""
-    head = ["Recogniser"] + ["Another photo of the person"] * second + ["Identity aimed at"] * target
+    head = (
+        ["Recogniser"] + ["Another photo of the person"] * second + ["Identity aimed at"] * target
+    )
     rows = []
     for result in report.recognisers:
         cells = _judged(result, result.second_protected, result.second_edited) if second else ""
         if target:
-            cells += (f'<td class="value">{_cosine(result.target_protected)}<small>unprotected '
-                      f"{_cosine(result.target_edited)}</small></td>")
+            cells += (
+                f'<td class="value">{_cosine(result.target_protected)}<small>unprotected '
+                f"{_cosine(result.target_edited)}</small></td>"
+            )
         rows.append(f"<tr>{_named(result)}{cells}</tr>")
     return f"<section><h2>Against other pictures</h2>{_table(head, rows)}</section>"
 
@@ -233,23 +272,35 @@ def _facts(report: Report) -> str:
     items = [
         ("Attacked recognisers", *_counted(verdict.attacked)),
         ("Not used in the attack", *_counted(verdict.held_out)),
-        ("Kept by the protection", f"{report.protection.ssim:.3f}",
-         f"SSIM; PSNR {_decibels(report.protection.psnr)}"),
-        ("Time", time if report.seconds else "–",
-         f"{passes} transformer evaluations" if passes else "measuring only"),
+        (
+            "Kept by the protection",
+            f"{report.protection.ssim:.3f}",
+            f"SSIM; PSNR {_decibels(report.protection.psnr)}",
+        ),
+        (
+            "Time",
+            time if report.seconds else "–",
+            f"{passes} transformer evaluations" if passes else "measuring only",
+        ),
     ]
-    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small>"
-                    "</dd></div>" for name, value, note in items)
+    cells = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        for name, value, note in items
+    )
     return f'<dl class="facts">{cells}</dl>'
 
 
 def _quality(report: Report) -> str:
     def row(name: str, value: Quality) -> str:
-        return (f'<tr><th scope="row">{name}</th><td>{_decibels(value.psnr)}</td>'
-                f"<td>{value.ssim:.4f}</td><td>{_decibels(value.outside)}</td></tr>")
+        return (
+            f'<tr><th scope="row">{name}</th><td>{_decibels(value.psnr)}</td>'
+            f"<td>{value.ssim:.4f}</td><td>{_decibels(value.outside)}</td></tr>"
+        )
 
-    rows = [row("Edited, against the original", report.edit),
-            row("Protected, against the unprotected", report.protection)]
+    rows = [
+        row("Edited, against the original", report.edit),
+        row("Protected, against the unprotected", report.protection),
+    ]
     head = ("", "PSNR", "SSIM", "PSNR outside the region")
     return f"<section><h2>Picture quality</h2>{_table(head, rows)}</section>"
 
@@ -271,9 +322,15 @@ def _word(value: Any) -> str:
 def _settings(report: Report) -> str:
     height, width = report.size
     entries: list[tuple[str, Any]] = [
-        ("Model", report.model), ("Preset", report.preset), ("Identity", report.identity),
-        ("Picture", f"{width} × {height} pixels"), ("Device", report.device),
-        *((name[:1].upper() + name[1:].replace("_", " "), value) for name, value in report.settings.items()),
+        ("Model", report.model),
+        ("Preset", report.preset),
+        ("Identity", report.identity),
+        ("Picture", f"{width} × {height} pixels"),
+        ("Device", report.device),
+        *(
+            (name[:1].upper() + name[1:].replace("_", " "), value)
+            for name, value in report.settings.items()
+        ),
     ]
     if report.evaluations:
         entries.append(("Transformer evaluations", report.evaluations))
@@ -281,8 +338,11 @@ def _settings(report: Report) -> str:
         entries.append(("Seconds", {k: round(v, 2) for k, v in report.seconds.items()}))
     if report.peak_bytes is not None:
         entries.append(("Peak memory", f"{report.peak_bytes / 2**30:.2f} GiB"))
-    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(_word(value))}</dd>"
-                    for name, value in entries if value not in ("", None))
+    lines = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(_word(value))}</dd>"
+        for name, value in entries
+        if value not in ("", None)
+    )
     notes = "".join(f'<p class="lead">{escape(note)}</p>' for note in report.notes)
     return f'<section><h2>Run</h2>{notes}<dl class="settings">{lines}</dl></section>'
 
@@ -291,17 +351,28 @@ def _limits(report: Report) -> str:
     def items(lines: Iterable[str]) -> str:
         return "".join(f"<li>{escape(line)}</li>" for line in lines)
 
-    return ('<section class="two"><div><h2>What this does not do</h2>'
-            f"<ul>{items(HONESTY)}</ul></div><div><h2>Not measured here</h2>"
-            f"<ul>{items(report.not_measured)}</ul></div></section>")
+    return (
+        '<section class="two"><div><h2>What this does not do</h2>'
+        f"<ul>{items(HONESTY)}</ul></div><div><h2>Not measured here</h2>"
+        f"<ul>{items(report.not_measured)}</ul></div></section>"
+    )
 
 
 def render_html(report: Report, pictures: Pictures) -> str:
     """The whole report as one HTML document with its pictures inside."""
     verdict = report.verdict
     level = verdict.level.replace(" ", "-")
-    body = "".join((_pictures(report, pictures), _recognisers(report), _sharing(report),
-                    _others(report), _quality(report), _limits(report), _settings(report)))
+    body = "".join(
+        (
+            _pictures(report, pictures),
+            _recognisers(report),
+            _sharing(report),
+            _others(report),
+            _quality(report),
+            _limits(report),
+            _settings(report),
+        )
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

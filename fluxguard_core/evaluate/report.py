@@ -123,8 +123,10 @@ class Report:
     @property
     def not_measured(self) -> tuple[str, ...]:
         """What a reader might take for measured and is not."""
-        gaps = ["Recognisers that are not in this list, among them every commercial service: "
-                "nothing was uploaded."]
+        gaps = [
+            "Recognisers that are not in this list, among them every commercial service: "
+            "nothing was uploaded."
+        ]
         if all(result.attacked for result in self.recognisers):
             gaps.append("Any recogniser that the optimisation has not used.")
         if all(result.second_protected is None for result in self.recognisers):

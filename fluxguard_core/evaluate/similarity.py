@@ -74,7 +74,7 @@ class Recognition:
 
     @property
     def role(self) -> str:
-        """"attacked" or "not used in the optimisation"."""
+        """ "attacked" or "not used in the optimisation"."""
         return "attacked" if self.attacked else "not used in the optimisation"
 
     def matches(self, cosine: float | None) -> bool | None:
@@ -168,13 +168,21 @@ def recognise(
     another = None if second is None else embed(encoder, second)
     value, rate, source = _threshold(encoder, far)
     return Recognition(
-        name=encoder.name, attacked=attacked, threshold=value, far=rate, source=source,
-        edited=cosine(reference, with_edit), protected=cosine(reference, with_protection),
-        second_edited=_maybe(another, with_edit), second_protected=_maybe(another, with_protection),
-        target_edited=_maybe(target, with_edit), target_protected=_maybe(target, with_protection),
+        name=encoder.name,
+        attacked=attacked,
+        threshold=value,
+        far=rate,
+        source=source,
+        edited=cosine(reference, with_edit),
+        protected=cosine(reference, with_protection),
+        second_edited=_maybe(another, with_edit),
+        second_protected=_maybe(another, with_protection),
+        target_edited=_maybe(target, with_edit),
+        target_protected=_maybe(target, with_protection),
         robustness=tuple(
             Robustness(
-                after.transform.name, after.transform.label,
+                after.transform.name,
+                after.transform.label,
                 cosine(reference, embed(encoder, after.edited)),
                 cosine(reference, embed(encoder, after.protected)),
             )
@@ -205,8 +213,15 @@ def measure(
     given, shared = targets or {}, share(edited, protected, transforms)
     return tuple(
         recognise(
-            encoder, original, edited, protected, attacked=index < len(ensemble.attacked),
-            second=second, target=given.get(encoder.name), shared=shared, far=far,
+            encoder,
+            original,
+            edited,
+            protected,
+            attacked=index < len(ensemble.attacked),
+            second=second,
+            target=given.get(encoder.name),
+            shared=shared,
+            far=far,
         )
         for index, encoder in enumerate(ensemble.members)
     )

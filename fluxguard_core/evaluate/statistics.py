@@ -71,10 +71,12 @@ def bootstrap_mean(
     data = _values(values, 2)
     _normal_quantile(confidence)
     generator = torch.Generator().manual_seed(seed)
-    means = torch.cat([
-        data[torch.randint(data.numel(), (count, data.numel()), generator=generator)].mean(1)
-        for count in _chunks(resamples, data.numel())
-    ])
+    means = torch.cat(
+        [
+            data[torch.randint(data.numel(), (count, data.numel()), generator=generator)].mean(1)
+            for count in _chunks(resamples, data.numel())
+        ]
+    )
     ends = torch.tensor([0.5 - confidence / 2, 0.5 + confidence / 2], dtype=torch.float64)
     low, high = torch.quantile(means, ends).tolist()
     return Interval(float(data.mean()), low, high, confidence)

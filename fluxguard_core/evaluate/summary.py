@@ -74,11 +74,16 @@ def summarise(results: Results, confidence: float = 0.95, *, seed: int = 0) -> t
     for name, rows in _by_recogniser(results).items():
         kept = [after for before, after in _matches(name, rows) if before]
         drops = [row.edited - row.protected for row in rows]
-        summaries.append(Summary(
-            name, rows[0].attacked, len(rows), wilson(len(kept), len(rows), confidence),
-            wilson(kept.count(False), len(kept), confidence) if kept else None,
-            bootstrap_mean(drops, confidence, seed=seed),
-        ))
+        summaries.append(
+            Summary(
+                name,
+                rows[0].attacked,
+                len(rows),
+                wilson(len(kept), len(rows), confidence),
+                wilson(kept.count(False), len(kept), confidence) if kept else None,
+                bootstrap_mean(drops, confidence, seed=seed),
+            )
+        )
     return tuple(summaries)
 
 
@@ -91,11 +96,18 @@ def compare(
         raise FluxGuardError("The two treatments differ in pictures or recognisers: pair them up.")
     return tuple(
         Comparison(
-            name, rows[0].attacked,
-            paired([row.protected for row in rows], [row.protected for row in right[name]],
-                   confidence, seed=seed),
-            paired_shares([after for _, after in _matches(name, rows)],
-                          [after for _, after in _matches(name, right[name])]),
+            name,
+            rows[0].attacked,
+            paired(
+                [row.protected for row in rows],
+                [row.protected for row in right[name]],
+                confidence,
+                seed=seed,
+            ),
+            paired_shares(
+                [after for _, after in _matches(name, rows)],
+                [after for _, after in _matches(name, right[name])],
+            ),
         )
         for name, rows in left.items()
     )

@@ -82,7 +82,9 @@ def rescale(factor: float = 0.5) -> Transform:
 
 def blur(sigma: float = 1.0) -> Transform:
     """Gaussian blur, sigma in pixels."""
-    return Transform(f"blur{sigma:g}", f"Blur {sigma:g} px", lambda image: gaussian_blur(image, sigma))
+    return Transform(
+        f"blur{sigma:g}", f"Blur {sigma:g} px", lambda image: gaussian_blur(image, sigma)
+    )
 
 
 def noise(sigma: float = 0.02, seed: int = 0) -> Transform:

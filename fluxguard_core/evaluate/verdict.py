@@ -115,13 +115,17 @@ def _part(name: str, count: Tally) -> str:
 def _shared(results: Sequence[Recognition]) -> str:
     judged = [
         (after.label, result.matches(after.protected))
-        for result in results if result.withheld for after in result.robustness
+        for result in results
+        if result.withheld
+        for after in result.robustness
     ]
     if not judged:
         return ""
     back = [label for label, matches in judged if matches]
     if not back:
-        return f"All {len(judged)} checks after sharing (recompression, scaling, blur ...) hold too."
+        return (
+            f"All {len(judged)} checks after sharing (recompression, scaling, blur ...) hold too."
+        )
     worst = max(dict.fromkeys(back), key=back.count)
     return f"After sharing, {len(back)} of {len(judged)} checks match again, most after {worst}."
 
@@ -139,6 +143,9 @@ def judge(results: Sequence[Recognition]) -> Verdict:
         parts.append(f"Judged at a false accept rate of {rate}.")
     parts.append(_shared(results))
     return Verdict(
-        level, _headline(level, attacked, held_out, unknown), " ".join(part for part in parts if part),
-        attacked, held_out,
+        level,
+        _headline(level, attacked, held_out, unknown),
+        " ".join(part for part in parts if part),
+        attacked,
+        held_out,
     )

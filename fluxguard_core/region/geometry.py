@@ -28,14 +28,86 @@ _MESH_BROWS = (
     (300, 293, 334, 296, 336, 285, 295, 282, 283, 276),
 )
 _MESH_LIPS = (
-    61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185,
+    61,
+    146,
+    91,
+    181,
+    84,
+    17,
+    314,
+    405,
+    321,
+    375,
+    291,
+    409,
+    270,
+    269,
+    267,
+    0,
+    37,
+    39,
+    40,
+    185,
 )
 _MESH_MOUTH = (
-    78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191,
+    78,
+    95,
+    88,
+    178,
+    87,
+    14,
+    317,
+    402,
+    318,
+    324,
+    308,
+    415,
+    310,
+    311,
+    312,
+    13,
+    82,
+    81,
+    80,
+    191,
 )
 _MESH_OVAL = (
-    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152,
-    148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+    10,
+    338,
+    297,
+    332,
+    284,
+    251,
+    389,
+    356,
+    454,
+    323,
+    361,
+    288,
+    397,
+    365,
+    379,
+    378,
+    400,
+    377,
+    152,
+    148,
+    176,
+    149,
+    150,
+    136,
+    172,
+    58,
+    132,
+    93,
+    234,
+    127,
+    162,
+    21,
+    54,
+    103,
+    67,
+    109,
 )
 _MESH_NOSE = (168, 122, 126, 129, 98, 97, 2, 326, 327, 358, 355, 351)
 
@@ -133,18 +205,35 @@ def labels_from_landmarks(landmarks: Tensor, height: int, width: int) -> Tensor:
 
 def _outlines(points: Tensor) -> tuple[tuple[int, Tensor], ...]:
     if points.shape[0] != 68:
-        rings = ((1, _MESH_OVAL), (10, _MESH_NOSE), (2, _MESH_BROWS[0]), (3, _MESH_BROWS[1]),
-                 (4, _MESH_EYES[0]), (5, _MESH_EYES[1]), (12, _MESH_LIPS), (11, _MESH_MOUTH))
+        rings = (
+            (1, _MESH_OVAL),
+            (10, _MESH_NOSE),
+            (2, _MESH_BROWS[0]),
+            (3, _MESH_BROWS[1]),
+            (4, _MESH_EYES[0]),
+            (5, _MESH_EYES[1]),
+            (12, _MESH_LIPS),
+            (11, _MESH_MOUTH),
+        )
         return tuple((label, points[list(ring)]) for label, ring in rings)
     nose, chin = points[27:36], points[0:17]
     # 68 points end at the brows: the forehead is the jaw's ends raised by the height of the nose.
     rise = (points[27] - points[33]) * 1.1
     top = points[[26, 24, 19, 17]] + rise
-    brows = [torch.cat((ring, (ring + 0.12 * (points[33] - points[27])).flip(0)))
-             for ring in (points[17:22], points[22:27])]
-    return ((1, torch.cat((chin, top))), (10, torch.cat((nose[:1], nose[4:]))), (2, brows[0]),
-            (3, brows[1]), (4, points[36:42]), (5, points[42:48]), (12, points[48:60]),
-            (11, points[60:68]))
+    brows = [
+        torch.cat((ring, (ring + 0.12 * (points[33] - points[27])).flip(0)))
+        for ring in (points[17:22], points[22:27])
+    ]
+    return (
+        (1, torch.cat((chin, top))),
+        (10, torch.cat((nose[:1], nose[4:]))),
+        (2, brows[0]),
+        (3, brows[1]),
+        (4, points[36:42]),
+        (5, points[42:48]),
+        (12, points[48:60]),
+        (11, points[60:68]),
+    )
 
 
 def _grid(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,8 +275,10 @@ def _extent(values: Tensor, mask: Tensor, fallback: tuple[float, float]) -> tupl
     if chosen.numel() < 3:
         return fallback
     # Quantiles: a few stray pixels of a parser must not stretch the face.
-    low, high = torch.quantile(chosen[:: max(1, chosen.numel() // 100_000)],
-                               torch.tensor([0.01, 0.99], device=chosen.device)).tolist()
+    low, high = torch.quantile(
+        chosen[:: max(1, chosen.numel() // 100_000)],
+        torch.tensor([0.01, 0.99], device=chosen.device),
+    ).tolist()
     return low, high
 
 
@@ -224,8 +315,16 @@ def _measured(labels: Tensor, face: Tensor, u: Tensor, v: Tensor) -> FaceFrame:
     lips = _extent(v, mouth, (1.0, 1.25))
     corners = _extent(u, mouth, (-0.4, 0.4))
     return FaceFrame(
-        u=u, v=v, unit=float(face.sum()) ** 0.5 / 256, left=sides[0], right=sides[1], chin=chin,
+        u=u,
+        v=v,
+        unit=float(face.sum()) ** 0.5 / 256,
+        left=sides[0],
+        right=sides[1],
+        chin=chin,
         brow=_extent(v, isin(labels, 2, 3), (-0.5, -0.3))[0],
         nose=_extent(v, isin(labels, 10), (0.0, 0.7))[1],
-        mouth_left=corners[0], mouth_right=corners[1], mouth_top=lips[0], mouth_bottom=lips[1],
+        mouth_left=corners[0],
+        mouth_right=corners[1],
+        mouth_top=lips[0],
+        mouth_bottom=lips[1],
     )

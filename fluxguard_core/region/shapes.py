@@ -58,8 +58,12 @@ def _pupils(labels: Tensor, frame: FaceFrame) -> Tensor:
             u, v = frame.u[eye], frame.v[eye]
             half_u, half_v = 0.2 * (u.max() - u.min()), 0.5 * (v.max() - v.min())
             middle_u, middle_v = (u.max() + u.min()) / 2, (v.max() + v.min()) / 2
-            result |= eye & frame.box(float(middle_u - half_u), float(middle_u + half_u),
-                                      float(middle_v - half_v), float(middle_v + half_v))
+            result |= eye & frame.box(
+                float(middle_u - half_u),
+                float(middle_u + half_u),
+                float(middle_v - half_v),
+                float(middle_v + half_v),
+            )
     return result
 
 
@@ -98,8 +102,12 @@ def _lips(labels: Tensor, frame: FaceFrame) -> Tensor:
 
 
 def _smile(labels: Tensor, frame: FaceFrame) -> Tensor:
-    wide = frame.box(frame.mouth_left - 0.25, frame.mouth_right + 0.25,
-                     frame.mouth_top - 0.4, frame.mouth_bottom + 0.25)
+    wide = frame.box(
+        frame.mouth_left - 0.25,
+        frame.mouth_right + 0.25,
+        frame.mouth_top - 0.4,
+        frame.mouth_bottom + 0.25,
+    )
     return _mouth(labels, frame) | (wide & isin(labels, *FACE_IDS))
 
 
@@ -124,7 +132,8 @@ def _beard(labels: Tensor, frame: FaceFrame) -> Tensor:
     # A beard that is not there yet grows over jaw and upper lip and some way beyond the chin.
     lower = frame.box(frame.left - 0.1, frame.right + 0.1, frame.nose - 0.15, frame.chin + 0.3)
     sideburns = frame.box(frame.left - 0.15, 0.6 * frame.left, -0.15, frame.nose) | frame.box(
-        0.6 * frame.right, frame.right + 0.15, -0.15, frame.nose)
+        0.6 * frame.right, frame.right + 0.15, -0.15, frame.nose
+    )
     near = _grow(isin(labels, *FACE_IDS), frame, 30)
     allowed = isin(labels, 0, 1, 7, 8, 14, 16, 17) & near
     lips = erode(isin(labels, 11, 12, 13), 6 * frame.unit)
@@ -198,7 +207,8 @@ def _ears(labels: Tensor, frame: FaceFrame) -> Tensor:
 def _earrings(labels: Tensor, frame: FaceFrame) -> Tensor:
     lobes = _grow(isin(labels, 7, 8) & (frame.v > 0.1), frame, 16) & (frame.v > 0.1)
     hidden = frame.box(frame.left - 0.35, frame.left + 0.05, 0.2, 1.3) | frame.box(
-        frame.right - 0.05, frame.right + 0.35, 0.2, 1.3)
+        frame.right - 0.05, frame.right + 0.35, 0.2, 1.3
+    )
     return lobes | hidden | _grow(isin(labels, 9), frame, 10)
 
 
@@ -215,13 +225,35 @@ def _background(labels: Tensor, frame: FaceFrame) -> Tensor:
 
 
 RULES: dict[str, Rule] = {
-    "eyes": _eyes, "pupils": _pupils, "eyeshadow": _eyeshadow, "eyebrows": _eyebrows,
-    "eyeglasses": _eyeglasses, "nose": _nose, "lips": _lips, "mouth": _mouth, "smile": _smile,
-    "expression": _expression, "cheeks": _cheeks, "chin": _chin, "beard": _beard,
-    "forehead": _forehead, "hairline": _hairline, "bangs": _bangs, "hairstyle": _hairstyle,
-    "hair": _hair, "makeup": _makeup, "skin": _skin, "face_shape": _face_shape, "face": _face,
-    "ears": _ears, "earrings": _earrings, "neck": _neck, "necklace": _neck, "hat": _hat,
-    "clothes": _clothes, "background": _background,
+    "eyes": _eyes,
+    "pupils": _pupils,
+    "eyeshadow": _eyeshadow,
+    "eyebrows": _eyebrows,
+    "eyeglasses": _eyeglasses,
+    "nose": _nose,
+    "lips": _lips,
+    "mouth": _mouth,
+    "smile": _smile,
+    "expression": _expression,
+    "cheeks": _cheeks,
+    "chin": _chin,
+    "beard": _beard,
+    "forehead": _forehead,
+    "hairline": _hairline,
+    "bangs": _bangs,
+    "hairstyle": _hairstyle,
+    "hair": _hair,
+    "makeup": _makeup,
+    "skin": _skin,
+    "face_shape": _face_shape,
+    "face": _face,
+    "ears": _ears,
+    "earrings": _earrings,
+    "neck": _neck,
+    "necklace": _neck,
+    "hat": _hat,
+    "clothes": _clothes,
+    "background": _background,
 }
 
 

@@ -15,14 +15,30 @@ from ..errors import FluxGuardError
 
 REGION_WORDS: Mapping[str, tuple[str, ...]] = {
     "eyes": (
-        "eye", "eyes", "eyeliner", "eye liner", "mascara", "eye makeup", "eye color", "eye colour",
-        "eye shape", "eyelash", "eyelashes", "lashes",
+        "eye",
+        "eyes",
+        "eyeliner",
+        "eye liner",
+        "mascara",
+        "eye makeup",
+        "eye color",
+        "eye colour",
+        "eye shape",
+        "eyelash",
+        "eyelashes",
+        "lashes",
     ),
     "pupils": ("pupil", "pupils", "iris", "irises"),
     "eyeshadow": ("eyeshadow", "eye shadow"),
     "eyebrows": ("eyebrow", "eyebrows", "brow", "brows"),
     "eyeglasses": (
-        "eyeglasses", "eyeglass", "eye glasses", "glasses", "sunglasses", "spectacles", "goggles",
+        "eyeglasses",
+        "eyeglass",
+        "eye glasses",
+        "glasses",
+        "sunglasses",
+        "spectacles",
+        "goggles",
     ),
     "nose": ("nose", "nostrils"),
     "lips": ("lip", "lips", "lipstick", "lip gloss"),
@@ -32,16 +48,37 @@ REGION_WORDS: Mapping[str, tuple[str, ...]] = {
     "cheeks": ("cheek", "cheeks", "blush", "rouge"),
     "chin": ("chin",),
     "beard": (
-        "beard", "bearded", "mustache", "moustache", "goatee", "stubble", "shaved", "shaven",
-        "clean shaven", "clean-shaven",
+        "beard",
+        "bearded",
+        "mustache",
+        "moustache",
+        "goatee",
+        "stubble",
+        "shaved",
+        "shaven",
+        "clean shaven",
+        "clean-shaven",
     ),
     "forehead": ("forehead",),
     "hairline": ("hairline",),
     "bangs": ("bang", "bangs", "fringe"),
     "hairstyle": (
-        "hairstyle", "hair style", "haircut", "ponytail", "afro", "braid", "braids", "dreadlocks",
-        "bald", "long ... hair", "short ... hair", "curly ... hair", "wavy ... hair",
-        "straight ... hair", "bob", "bob ... hair",
+        "hairstyle",
+        "hair style",
+        "haircut",
+        "ponytail",
+        "afro",
+        "braid",
+        "braids",
+        "dreadlocks",
+        "bald",
+        "long ... hair",
+        "short ... hair",
+        "curly ... hair",
+        "wavy ... hair",
+        "straight ... hair",
+        "bob",
+        "bob ... hair",
     ),
     "hair": ("hair", "blonde", "brunette", "redhead"),
     "makeup": ("makeup", "make-up", "make up"),
@@ -54,8 +91,20 @@ REGION_WORDS: Mapping[str, tuple[str, ...]] = {
     "necklace": ("necklace",),
     "hat": ("hat", "cap", "beanie", "helmet", "crown", "hood", "headscarf", "beret"),
     "clothes": (
-        "clothes", "clothing", "shirt", "t-shirt", "blouse", "sweater", "jumper", "hoodie",
-        "jacket", "coat", "suit", "dress", "scarf", "uniform",
+        "clothes",
+        "clothing",
+        "shirt",
+        "t-shirt",
+        "blouse",
+        "sweater",
+        "jumper",
+        "hoodie",
+        "jacket",
+        "coat",
+        "suit",
+        "dress",
+        "scarf",
+        "uniform",
     ),
     "background": ("background", "backdrop"),
 }
@@ -111,8 +160,11 @@ def clauses(text: str) -> tuple[str, ...]:
 
 
 def _hits(clause: str) -> Iterator[str]:
-    found = [_REGION[_PHRASES[match.lastindex - 1]] for match in _MATCHER.finditer(clause)
-             if match.lastindex]
+    found = [
+        _REGION[_PHRASES[match.lastindex - 1]]
+        for match in _MATCHER.finditer(clause)
+        if match.lastindex
+    ]
     silenced = {loser for winner in found for loser in SILENCES.get(winner, ())}
     yield from (region for region in found if region not in silenced)
 

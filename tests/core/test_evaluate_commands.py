@@ -43,8 +43,11 @@ def run(folder: Path, *options: str) -> int:
     parser = argparse.ArgumentParser()
     register(parser.add_subparsers())
     files = [str(folder / name) for name in ("original.png", "protected.png")]
-    recognisers = [part for name in ("first", "other")
-                   for part in ("--recogniser", str(folder / f"{name}.safetensors"))]
+    recognisers = [
+        part
+        for name in ("first", "other")
+        for part in ("--recogniser", str(folder / f"{name}.safetensors"))
+    ]
     args = parser.parse_args(["report", *files, *recognisers, "--detector", "frame", *options])
     return int(args.run(args))
 
@@ -53,13 +56,25 @@ def test_report_writes_the_page_and_the_numbers(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page, numbers = tmp_path / "r.html", tmp_path / "r.json"
-    code = run(folder, "--edited", str(folder / "edited.png"), "--second",
-               str(folder / "edited.png"), "--unused", "other", "-o", str(page), "--json",
-               str(numbers))
+    code = run(
+        folder,
+        "--edited",
+        str(folder / "edited.png"),
+        "--second",
+        str(folder / "edited.png"),
+        "--unused",
+        "other",
+        "-o",
+        str(page),
+        "--json",
+        str(numbers),
+    )
     assert code == 0 and page.read_text().startswith("<!DOCTYPE html>")
     data = json.loads(numbers.read_text())
     assert [(r["name"], r["attacked"]) for r in data["recognisers"]] == [
-        ("first", True), ("other", False)]
+        ("first", True),
+        ("other", False),
+    ]
     assert data["recognisers"][0]["second_protected"] is not None
     assert len(data["recognisers"][0]["robustness"]) == 5
     assert data["verdict"]["headline"] in capsys.readouterr().out

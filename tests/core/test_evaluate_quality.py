@@ -51,8 +51,13 @@ def test_ssim_agrees_with_scikit_image(portrait: Tensor) -> None:
     other = blur(1.5)(portrait)
     mine = ssim(portrait, other)
     theirs = structural_similarity(
-        portrait[0].double().numpy(), other[0].double().numpy(), channel_axis=0, data_range=1.0,
-        gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        portrait[0].double().numpy(),
+        other[0].double().numpy(),
+        channel_axis=0,
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
     )
     assert mine == pytest.approx(theirs, abs=1e-3)
     assert ssim(portrait, portrait) == pytest.approx(1)

@@ -23,7 +23,11 @@ from fluxguard_core.evaluate.verdict import HONESTY
 
 
 def result(
-    name: str, attacked: bool, edited: float, protected: float, threshold: float | None = 0.4,
+    name: str,
+    attacked: bool,
+    edited: float,
+    protected: float,
+    threshold: float | None = 0.4,
     after: float | None = None,
 ) -> Recognition:
     shared = () if after is None else (Robustness("jpeg50", "JPEG 50", edited, after),)
@@ -41,14 +45,20 @@ def fresh(protected: float, edited: float = 0.9) -> Recognition:
 
 def report(**changes: object) -> Report:
     values = {
-        "recognisers": (result("alpha", True, 0.9, 0.1, after=0.2),
-                        result("beta", False, 0.85, 0.5, after=0.6)),
-        "edit": Quality(31.0, 0.97, 48.0), "protection": Quality(37.5, 0.96, math.inf),
-        "size": (24, 32), "prompt": "a person with <red> lipstick & a hat",
-        "source_prompt": "a person", "identity": "synthetic",
+        "recognisers": (
+            result("alpha", True, 0.9, 0.1, after=0.2),
+            result("beta", False, 0.85, 0.5, after=0.6),
+        ),
+        "edit": Quality(31.0, 0.97, 48.0),
+        "protection": Quality(37.5, 0.96, math.inf),
+        "size": (24, 32),
+        "prompt": "a person with <red> lipstick & a hat",
+        "source_prompt": "a person",
+        "identity": "synthetic",
         "model": "/home/jdoe/models/flux.safetensors",
         "settings": {"steps": 25, "mask": Path("/home/jdoe/mask.png"), "weights": (0.1, 0.2)},
-        "evaluations": {"inversion": 25, "editing": 31}, "seconds": {"all": 12.5},
+        "evaluations": {"inversion": 25, "editing": 31},
+        "seconds": {"all": 12.5},
     }
     return Report(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -74,8 +84,12 @@ def pictures() -> Pictures:
         ([attacked(0.8), fresh(0.8)], "none", "Not protected", "No recogniser"),
         ([attacked(0.1, 0.2), fresh(0.1, 0.3)], "unknown", "Nothing is shown", "No recogniser"),
         ([result("a", True, 0.9, 0.1, None)], "unknown", "no", "longer"),
-        ([attacked(), fresh(0.1), result("a", False, 0.9, 0.8, None)], "all",
-         "with a known threshold", "measured here"),
+        (
+            [attacked(), fresh(0.1), result("a", False, 0.9, 0.8, None)],
+            "all",
+            "with a known threshold",
+            "measured here",
+        ),
     ],
 )
 def test_the_headline_claims_no_more_than_was_measured(
@@ -109,9 +123,14 @@ def test_json_is_valid_and_carries_no_paths() -> None:
 @pytest.mark.parametrize(
     ("value", "published"),
     [
-        (PureWindowsPath(r"C:\Users\me\a.png"), "a.png"), (r"C:\Users\me\a.png", "a.png"),
-        ("~/models/", "models"), ("models/flux.safetensors", "flux.safetensors"),
-        ("../x", "x"), ("black/white photo", "black/white photo"), ("1/3", "1/3"), (0.5, 0.5),
+        (PureWindowsPath(r"C:\Users\me\a.png"), "a.png"),
+        (r"C:\Users\me\a.png", "a.png"),
+        ("~/models/", "models"),
+        ("models/flux.safetensors", "flux.safetensors"),
+        ("../x", "x"),
+        ("black/white photo", "black/white photo"),
+        ("1/3", "1/3"),
+        (0.5, 0.5),
         ({"a": [Path("/b/c"), None, True]}, {"a": ["c", None, True]}),
     ],
 )
@@ -173,9 +192,18 @@ def test_the_page_stands_alone_and_shows_everything(tmp_path: Path) -> None:
         assert head == "data:image/png;base64"
         with Image.open(io.BytesIO(base64.b64decode(data))) as image:
             assert image.size == (32, 24) and image.info == {}
-    for phrase in ("not used in the attack", "JPEG 50", "threshold 0.400", "rendered strangers",
-                   "a person with <red> lipstick & a hat", "identical", "48.0 dB", *HONESTY,
-                   *report().not_measured, report().verdict.headline):
+    for phrase in (
+        "not used in the attack",
+        "JPEG 50",
+        "threshold 0.400",
+        "rendered strangers",
+        "a person with <red> lipstick & a hat",
+        "identical",
+        "48.0 dB",
+        *HONESTY,
+        *report().not_measured,
+        report().verdict.headline,
+    ):
         assert phrase in text, phrase
     assert "://" not in html and "jdoe" not in html
     assert html.count('class="bar protected"') == 2
@@ -183,8 +211,13 @@ def test_the_page_stands_alone_and_shows_everything(tmp_path: Path) -> None:
 
 def test_the_page_without_optional_parts() -> None:
     shot = pictures()
-    plain = report(recognisers=(result("a", True, 0.9, -0.3, None),), prompt="", seconds={},
-                   evaluations={}, settings={})
+    plain = report(
+        recognisers=(result("a", True, 0.9, -0.3, None),),
+        prompt="",
+        seconds={},
+        evaluations={},
+        settings={},
+    )
     page = Page(render_html(plain, Pictures(shot.source, shot.edited, shot.protected)))
     text = " ".join(page.text)
     assert len(page.references) == 4 and page.open == []
@@ -192,8 +225,13 @@ def test_the_page_without_optional_parts() -> None:
 
 
 def test_second_photo_and_target_have_their_own_table() -> None:
-    seen = dataclasses.replace(result("a", True, 0.9, 0.1), second_edited=0.8, second_protected=0.45,
-                               target_edited=0.0, target_protected=0.7)
+    seen = dataclasses.replace(
+        result("a", True, 0.9, 0.1),
+        second_edited=0.8,
+        second_protected=0.45,
+        target_edited=0.0,
+        target_protected=0.7,
+    )
     text = " ".join(Page(render_html(report(recognisers=(seen,)), pictures())).text)
     assert "Another photo of the person" in text and "0.450 match" in text
     assert "Identity aimed at" in text and "0.700" in text
@@ -211,8 +249,9 @@ def test_large_pictures_are_shown_smaller_and_the_difference_is_not_averaged_fir
     assert shown(small) is small
     base = torch.full((1, 3, 8, 8), 0.5)
     signed = base + 0.01 * torch.tensor([1.0, -1.0]).repeat(4)
-    assert torch.allclose(difference(Pictures(base, base, signed)), torch.full_like(base, 0.1),
-                          atol=1e-5)
+    assert torch.allclose(
+        difference(Pictures(base, base, signed)), torch.full_like(base, 0.1), atol=1e-5
+    )
 
 
 def test_pictures_of_different_sizes_are_refused() -> None:

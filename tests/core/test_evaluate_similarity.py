@@ -71,8 +71,13 @@ def test_second_photo_and_target(portraits: tuple[Portrait, ...]) -> None:
     one = encoder("a")
     target = embed(one, shot(stranger))
     (result,) = measure(
-        Ensemble((one,)), shot(source), shot(edit), shot(stranger), second=shot(edit),
-        targets={"a": target}, transforms=(),
+        Ensemble((one,)),
+        shot(source),
+        shot(edit),
+        shot(stranger),
+        second=shot(edit),
+        targets={"a": target},
+        transforms=(),
     )
     assert result.second_edited == pytest.approx(1, abs=1e-3)
     assert result.target_protected == pytest.approx(1, abs=1e-3)
@@ -85,8 +90,13 @@ def test_pictures_are_measured_as_they_will_be_saved(portraits: tuple[Portrait, 
     source = portraits[0]
     saved = (source.image * 255).round() / 255
     hidden = Shot(saved + 0.45 / 255 * torch.randn_like(saved).sign(), source.landmarks)
-    (result,) = measure(Ensemble((encoder("a"),)), Shot(saved, source.landmarks),
-                        Shot(saved, source.landmarks), hidden, transforms=())
+    (result,) = measure(
+        Ensemble((encoder("a"),)),
+        Shot(saved, source.landmarks),
+        Shot(saved, source.landmarks),
+        hidden,
+        transforms=(),
+    )
     assert result.protected == pytest.approx(result.edited, abs=1e-6)
 
 
@@ -131,6 +141,11 @@ def test_bad_input(portraits: tuple[Portrait, ...]) -> None:
         embed(encoder("a"), Shot(torch.zeros(2, 3, 32, 32)))
     with pytest.raises(FluxGuardError, match="NaN"):
         cosine(torch.tensor([float("nan"), 1.0]), torch.ones(2))
-    unknown = measure(Ensemble((encoder("a", threshold=None),)), shot(portraits[0]),
-                      shot(portraits[1]), shot(portraits[2]), transforms=())[0]
+    unknown = measure(
+        Ensemble((encoder("a", threshold=None),)),
+        shot(portraits[0]),
+        shot(portraits[1]),
+        shot(portraits[2]),
+        transforms=(),
+    )[0]
     assert unknown.threshold is None and unknown.matches(unknown.edited) is None

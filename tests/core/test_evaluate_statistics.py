@@ -38,8 +38,10 @@ def test_sign_flip_test_agrees_with_scipy() -> None:
     second = first - 0.3 + 0.5 * torch.randn(12, generator=generator)
     mine = paired(first.tolist(), second.tolist())
     theirs = stats.permutation_test(
-        (first.double().numpy(), second.double().numpy()), lambda a, b: (a - b).mean(),
-        permutation_type="samples", n_resamples=2**12,
+        (first.double().numpy(), second.double().numpy()),
+        lambda a, b: (a - b).mean(),
+        permutation_type="samples",
+        n_resamples=2**12,
     )
     assert mine.p_value == pytest.approx(theirs.pvalue, abs=1e-9)
     assert mine.difference.low < mine.difference.value < mine.difference.high

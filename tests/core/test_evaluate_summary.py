@@ -43,8 +43,10 @@ def test_an_unreachable_ssim_is_an_error() -> None:
 
 
 def rows(protected: list[float], edited: float = 0.9) -> list[list[Recognition]]:
-    return [[Recognition("a", True, edited, value, 0.5), Recognition("b", False, edited, 0.8, 0.5)]
-            for value in protected]
+    return [
+        [Recognition("a", True, edited, value, 0.5), Recognition("b", False, edited, 0.8, 0.5)]
+        for value in protected
+    ]
 
 
 def test_summary_counts_only_what_was_matched_before() -> None:

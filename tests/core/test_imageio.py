@@ -103,8 +103,12 @@ def test_exif_orientation_is_applied_and_metadata_dropped(tmp_path: Path, orient
     exif[0x010F] = "SecretCamera"
     exif.get_ifd(0x8825)[1] = "N"
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    expected = {3: np.rot90(pixels, 2), 6: np.rot90(pixels, -1), 8: np.rot90(pixels),
-                5: pixels.transpose(1, 0, 2)}[orientation]
+    expected = {
+        3: np.rot90(pixels, 2),
+        6: np.rot90(pixels, -1),
+        8: np.rot90(pixels),
+        5: pixels.transpose(1, 0, 2),
+    }[orientation]
     picture = read_picture(tmp_path / "a.png")
     assert np.array_equal((picture.rgb[0] * 255).byte().permute(1, 2, 0).numpy(), expected)
     write_png(tmp_path / "b.png", picture)
@@ -143,9 +147,9 @@ def swapped_channels() -> bytes:
     count = int.from_bytes(data[128:132], "big")
     for index in range(count):
         entry = 132 + 12 * index
-        tag = bytes(data[entry:entry + 4])
+        tag = bytes(data[entry : entry + 4])
         if tag in (b"rXYZ", b"bXYZ"):
-            data[entry:entry + 4] = b"bXYZ" if tag == b"rXYZ" else b"rXYZ"
+            data[entry : entry + 4] = b"bXYZ" if tag == b"rXYZ" else b"rXYZ"
     return bytes(data)
 
 
@@ -173,8 +177,14 @@ def test_bad_files_have_clear_errors(tmp_path: Path) -> None:
     whole = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     Image.new("F", (4, 4)).save(tmp_path / "float.tiff")
-    cases = {"none.png": "does not exist", "empty.png": "0 bytes", "text.png": "not a picture",
-             "cut.png": "damaged", "float.tiff": "8 or 16 bits", "": "folder"}
+    cases = {
+        "none.png": "does not exist",
+        "empty.png": "0 bytes",
+        "text.png": "not a picture",
+        "cut.png": "damaged",
+        "float.tiff": "8 or 16 bits",
+        "": "folder",
+    }
     for name, message in cases.items():
         with pytest.raises(PictureError, match=message):
             read_picture(tmp_path / name)
@@ -186,7 +196,9 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-@pytest.mark.parametrize(("side", "message"), [(12_000, "12000x12000"), (30_000, "too many pixels")])
+@pytest.mark.parametrize(
+    ("side", "message"), [(12_000, "12000x12000"), (30_000, "too many pixels")]
+)
 def test_a_huge_picture_is_refused_before_it_is_unpacked(
     tmp_path: Path, side: int, message: str
 ) -> None:

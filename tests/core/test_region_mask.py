@@ -41,7 +41,7 @@ def test_text_mask_is_the_union_of_its_regions_for_every_picture_of_a_batch() ->
     assert mask.shape == (2, 1, 128, 128)
     for index in range(2):
         single = mask_from_labels(labels[index], ("hair", "lips"))
-        assert torch.equal(mask[index:index + 1], single)
+        assert torch.equal(mask[index : index + 1], single)
     assert not torch.equal(mask[0], mask[1])
 
 

@@ -41,15 +41,31 @@ def hand_made(turn: float = 0.0, size: int = 128) -> tuple[Tensor, Tensor]:
     x, y = axis.view(1, -1), axis.view(-1, 1)
     u = math.cos(turn) * x + math.sin(turn) * y
     v = -math.sin(turn) * x + math.cos(turn) * y
-    parts = ((17, 0, -14, 38, 38), (16, 0, 66, 56, 18), (14, 0, 42, 14, 16), (1, 0, 8, 31, 38),
-             (2, -EYE, -9, 8, 2), (3, EYE, -9, 8, 2), (4, -EYE, 0, 6, 3), (5, EYE, 0, 6, 3),
-             (10, 0, 14, 5, 9), (12, 0, 30, 10, 3), (13, 0, 34, 10, 3), (11, 0, 32, 7, 1))
+    parts = (
+        (17, 0, -14, 38, 38),
+        (16, 0, 66, 56, 18),
+        (14, 0, 42, 14, 16),
+        (1, 0, 8, 31, 38),
+        (2, -EYE, -9, 8, 2),
+        (3, EYE, -9, 8, 2),
+        (4, -EYE, 0, 6, 3),
+        (5, EYE, 0, 6, 3),
+        (10, 0, 14, 5, 9),
+        (12, 0, 30, 10, 3),
+        (13, 0, 34, 10, 3),
+        (11, 0, 32, 7, 1),
+    )
     labels = torch.zeros(size, size, dtype=torch.uint8)
     for label, cu, cv, a, b in parts:
         labels[((u - cu) / a) ** 2 + ((v - cv) / b) ** 2 <= 1] = label
     points = torch.tensor([[-EYE, 0], [EYE, 0], [0, 20], [-10, 32], [10, 32]])
-    turned = torch.stack((math.cos(turn) * points[:, 0] - math.sin(turn) * points[:, 1],
-                          math.sin(turn) * points[:, 0] + math.cos(turn) * points[:, 1]), 1)
+    turned = torch.stack(
+        (
+            math.cos(turn) * points[:, 0] - math.sin(turn) * points[:, 1],
+            math.sin(turn) * points[:, 0] + math.cos(turn) * points[:, 1],
+        ),
+        1,
+    )
     return labels, turned + size / 2
 
 
@@ -71,7 +87,9 @@ def test_morphology_against_its_definition() -> None:
     impulse = point.float()[None, None]
     blurred = gaussian_blur(impulse, 1.0)
     assert float(blurred.sum()) == pytest.approx(1, abs=1e-5)
-    assert float(blurred[0, 0, 4, 4] / blurred[0, 0, 4, 5]) == pytest.approx(math.exp(0.5), rel=1e-4)
+    assert float(blurred[0, 0, 4, 4] / blurred[0, 0, 4, 5]) == pytest.approx(
+        math.exp(0.5), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.3, -0.3])
@@ -164,8 +182,9 @@ def sixty_eight() -> Tensor:
     angle = torch.linspace(math.pi, 0, 17)
     points[:17] = torch.stack((64 + 31 * angle.cos(), 66 + 44 * angle.sin()), 1)
     for first, centre in ((17, 48.0), (22, 80.0)):
-        points[first:first + 5] = torch.stack((torch.linspace(centre - 8, centre + 8, 5),
-                                               torch.full((5,), 55.0)), 1)
+        points[first : first + 5] = torch.stack(
+            (torch.linspace(centre - 8, centre + 8, 5), torch.full((5,), 55.0)), 1
+        )
     points[27:31] = torch.stack((torch.full((4,), 64.0), torch.linspace(64, 84, 4)), 1)
     points[31:36] = torch.stack((torch.linspace(59, 69, 5), torch.full((5,), 86.0)), 1)
     points[36:42], points[42:48] = ring(6, 48, 64, 6, 3), ring(6, 80, 64, 6, 3)
@@ -178,10 +197,14 @@ def test_mediapipe_points_draw_the_same_face() -> None:
     """Only the outlines' points are placed; all others lie outside the picture."""
     points = torch.full((478, 2), -500.0)
     for indices, outline in (
-        (_MESH_OVAL, ring(36, 64, 72, 31, 38)), (_MESH_NOSE, ring(12, 64, 78, 5, 9)),
-        (_MESH_EYES[0], ring(16, 48, 64, 6, 3)), (_MESH_EYES[1], ring(16, 80, 64, 6, 3)),
-        (_MESH_BROWS[0], ring(10, 48, 55, 8, 2)), (_MESH_BROWS[1], ring(10, 80, 55, 8, 2)),
-        (_MESH_LIPS, ring(20, 64, 96, 10, 5)), (_MESH_MOUTH, ring(20, 64, 96, 7, 1)),
+        (_MESH_OVAL, ring(36, 64, 72, 31, 38)),
+        (_MESH_NOSE, ring(12, 64, 78, 5, 9)),
+        (_MESH_EYES[0], ring(16, 48, 64, 6, 3)),
+        (_MESH_EYES[1], ring(16, 80, 64, 6, 3)),
+        (_MESH_BROWS[0], ring(10, 48, 55, 8, 2)),
+        (_MESH_BROWS[1], ring(10, 80, 55, 8, 2)),
+        (_MESH_LIPS, ring(20, 64, 96, 10, 5)),
+        (_MESH_MOUTH, ring(20, 64, 96, 7, 1)),
     ):
         points[list(indices)] = outline
     points[[33, 133, 362, 263]] = torch.tensor([[42.0, 64], [54, 64], [74, 64], [86, 64]])
@@ -227,9 +250,18 @@ EDITS = [
     ("smile", {"smile": "no"}, {"smile": "yes"}, 0.97),
     ("lips", {"lipstick": "none"}, {"lipstick": "red"}, 0.98),
     ("eyeshadow", {"eyeshadow": "none"}, {"eyeshadow": "blue"}, 0.88),
-    ("hairstyle", {"hair_style": "bald", "hat": "none"}, {"hair_style": "long", "hat": "none"}, 0.94),
-    ("hair", {"hair_style": "long", "hair_colour": "black", "beard": "no"},
-     {"hair_style": "long", "hair_colour": "blond", "beard": "no"}, 0.85),
+    (
+        "hairstyle",
+        {"hair_style": "bald", "hat": "none"},
+        {"hair_style": "long", "hat": "none"},
+        0.94,
+    ),
+    (
+        "hair",
+        {"hair_style": "long", "hair_colour": "black", "beard": "no"},
+        {"hair_style": "long", "hair_colour": "blond", "beard": "no"},
+        0.85,
+    ),
     ("background", {"background": "white"}, {"background": "blue"}, 0.97),
     ("clothes", {"clothes": "white"}, {"clothes": "red"}, 0.97),
 ]

@@ -108,11 +108,16 @@ def test_an_edit_is_where_two_prompts_differ(
 @pytest.mark.parametrize(
     ("change", "region"),
     [
-        ({"hair_colour": "red"}, "hair"), ({"hair_style": "curly"}, "hairstyle"),
-        ({"lipstick": "dark"}, "lips"), ({"smile": "yes"}, "smile"),
-        ({"eyeglasses": "yes"}, "eyeglasses"), ({"beard": "yes"}, "beard"),
-        ({"eyeshadow": "green"}, "eyeshadow"), ({"hat": "blue"}, "hat"),
-        ({"earrings": "yes"}, "earrings"), ({"background": "pink"}, "background"),
+        ({"hair_colour": "red"}, "hair"),
+        ({"hair_style": "curly"}, "hairstyle"),
+        ({"lipstick": "dark"}, "lips"),
+        ({"smile": "yes"}, "smile"),
+        ({"eyeglasses": "yes"}, "eyeglasses"),
+        ({"beard": "yes"}, "beard"),
+        ({"eyeshadow": "green"}, "eyeshadow"),
+        ({"hat": "blue"}, "hat"),
+        ({"earrings": "yes"}, "earrings"),
+        ({"background": "pink"}, "background"),
         ({"clothes": "green"}, "clothes"),
     ],
 )

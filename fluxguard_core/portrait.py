@@ -26,14 +26,12 @@ from .flow import (
 from .flow.controls import paper_injection, paper_window
 from .flow.solvers import SOLVERS
 from .picture import crop_to
-from .protect.objective import make_objective
+from .protect.assemble import assemble_refiner, touched_pixels
 from .protect.perceptual import PerceptualDistance
 from .protect.presets import Preset
 from .protect.refiner import Refiner, RefinerStep
-from .protect.region import Window, face_region, window_around
+from .protect.region import Window
 from .protect.run import edit_and_protect
-from .protect.views import AlignedViews, View, Views, whole_frame_views
-from .recognition.alignment import whole_frame
 from .recognition.ensemble import Ensemble
 from .recognition.faces import Face, FaceFinder
 from .recognition.identity import Identity
@@ -176,43 +174,25 @@ def make_refiner(
 ) -> tuple[Refiner, Window | None]:
     """The preset's refiner, and the part of the latent it works on."""
     preset, stack = job.preset, models.stack
-    height, width = _grid(trajectory)
-    region: Tensor | None = None
-    window: Window | None = None
-    views: Views = whole_frame_views
-    plain: View = whole_frame
+    landmarks: Tensor | None = None
     if preset.aligned or preset.face_only:
         landmarks = required_landmarks(job.face)[None].to(stack.device)
-        if preset.face_only:
-            region = face_region(landmarks.cpu(), height, width).to(stack.device)
-            window = window_around(region)
-            region = window.crop(region)
-        if preset.aligned:
-            plain = AlignedViews(landmarks).plain
-            seen = landmarks if window is None else window.shift(landmarks)
-            views = AlignedViews(seen, random=preset.random_views)
-    objective = make_objective(
-        models.ensemble,
-        job.identity,
-        job.picture.to(stack.device),
-        plain,
-        push_away=preset.push_away,
-        find_faces=models.find_faces if preset.aligned else None,
-        margin=preset.margin,
-    )
     steps = preset.attacked * (preset.refiner.steps + preset.refiner.keep_best)
 
     def stepped(entry: RefinerStep, picture: Tensor) -> None:
         _observe(observer, "protection", len(refiner.log), steps, picture)
 
-    refiner = Refiner(
-        decode=stack.decode_tiny if preset.tiny else stack.decode,
-        objective=objective,
+    refiner, window = assemble_refiner(
+        preset,
+        models.ensemble,
+        job.identity,
+        job.picture.to(stack.device),
+        landmarks,
+        _grid(trajectory),
+        decode=stack.decode,
+        decode_tiny=stack.decode_tiny if preset.tiny else None,
         perceptual=models.perceptual,
-        views=views,
-        settings=preset.refiner,
-        region=region,
-        check=stack.decode if preset.tiny else None,
+        find_faces=models.find_faces,
         on_step=stepped,
     )
     return refiner, window
@@ -220,14 +200,10 @@ def make_refiner(
 
 def perturbed_pixels(refiner: Refiner, window: Window | None, like: Tensor) -> Tensor:
     """Where the protection may have changed pixels [1, 1, H, W]: its region and the decoder's reach."""
-    if refiner.region is None or window is None:
-        return torch.ones_like(like[:1, :1])
-    rows, columns = -(-like.shape[-2] // 16) * 2, -(-like.shape[-1] // 16) * 2
-    whole = torch.zeros(1, 1, rows, columns, device=like.device)
-    touched = window.paste(whole, (refiner.region > 0).to(whole)[:1])
-    reach = torch.nn.functional.max_pool2d(touched, 3, stride=1, padding=1)
-    pixels = reach.repeat_interleave(8, 2).repeat_interleave(8, 3)
-    return crop_to(pixels, (like.shape[-2], like.shape[-1]))
+    grid = (-(-like.shape[-2] // 16) * 2, -(-like.shape[-1] // 16) * 2)
+    region = None if refiner.region is None else refiner.region.cpu()
+    pixels = touched_pixels(region, window, grid)
+    return crop_to(pixels, (like.shape[-2], like.shape[-1])).to(like.device)
 
 
 def required_landmarks(face: Face) -> Tensor:

@@ -132,6 +132,13 @@ class VelocityFusion:
         recorded = self.trajectory.velocity(interval, at.stage, velocity.device)
         return self.blend(velocity, recorded)
 
+    def steer_near(self, sigma: float, velocity: Tensor) -> Tensor:
+        """``steer`` between the grid's points, with the record interpolated in σ (approximate)."""
+        first, end = self.window or (0, self.trajectory.intervals)
+        if not first <= self.trajectory.nearest(sigma).interval < end:
+            return velocity
+        return self.blend(velocity, self.trajectory.velocity_near(sigma, velocity.device))
+
     def blend(self, velocity: Tensor, recorded: Tensor) -> Tensor:
         """The fusion itself, on a velocity [n·B, C, H, W] and a record [B, C, H, W]."""
         mask = expand_batch(self.mask.to(velocity), velocity.shape[0])

@@ -108,6 +108,12 @@ class Trajectory:
             return Evaluation(nearest, 1, sigma)
         return None
 
+    def nearest(self, sigma: float) -> Evaluation:
+        """The evaluation whose σ lies nearest: approximate, for samplers that leave the grid."""
+        starts, ends = self.sigmas[:-1], self.sigmas[1:]
+        points = torch.stack([starts, (starts + ends) / 2], 1).flatten()
+        return Evaluation(*divmod(int((points - float(sigma)).abs().argmin()), 2), float(sigma))
+
     def velocity(self, interval: int, stage: int, device: torch.device) -> Tensor:
         """The recorded velocity [B, C, H, W]; a stage beyond the solver's own gives its last one."""
         stages = self.velocities[interval]

@@ -1,0 +1,114 @@
+"""From a preset to a refiner, for any pair of picture and decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import FluxGuardError
+from ..recognition.alignment import whole_frame
+from ..recognition.ensemble import Ensemble
+from ..recognition.faces import FaceFinder
+from ..recognition.identity import Identity
+from .objective import make_objective
+from .perceptual import PerceptualDistance
+from .presets import Preset
+from .refiner import Decode, Refiner, RefinerStep
+from .region import Window, face_region, window_around
+from .views import AlignedViews, View, Views, whole_frame_views
+
+
+def assemble_refiner(
+    preset: Preset,
+    ensemble: Ensemble,
+    identity: Identity,
+    picture: Tensor,
+    landmarks: Tensor | None,
+    grid: tuple[int, int],
+    *,
+    decode: Decode,
+    perceptual: PerceptualDistance,
+    decode_tiny: Decode | None = None,
+    find_faces: FaceFinder | None = None,
+    within: Tensor | None = None,
+    on_step: Callable[[RefinerStep, Tensor], None] | None = None,
+) -> tuple[Refiner, Window | None]:
+    """The preset's refiner, and the part of the latent it works on.
+
+    Args:
+        picture: of the person [B, 3, H, W] in [0, 1].
+        landmarks: five points [1 or B, 5, 2] of the picture; only the paper preset does without.
+        grid: height and width of the latent.
+        decode_tiny: cheap decoder, which the fast preset needs.
+        within: further bound on where it may act, [1 or B, 1, h, w] in [0, 1].
+    """
+    if landmarks is None and (preset.aligned or preset.face_only):
+        raise FluxGuardError(
+            f"The {preset.name} preset needs to know where the face is. Give landmarks or a box, or choose the "
+            "paper preset, which looks at the whole picture."
+        )
+    if preset.tiny and decode_tiny is None:
+        raise FluxGuardError(
+            "The fast preset needs a tiny decoder (TAESD layout, 16 latent channels). Give one, or choose the "
+            "default preset."
+        )
+    region = _region(preset, landmarks, grid, within)
+    window = None if region is None else window_around(region)
+    if region is not None and window is not None:
+        region = window.crop(region).to(picture.device)
+    views, plain = _views(preset, landmarks, window)
+    objective = make_objective(
+        ensemble,
+        identity,
+        picture,
+        plain,
+        push_away=preset.push_away,
+        find_faces=find_faces if preset.aligned else None,
+        margin=preset.margin,
+    )
+    refiner = Refiner(
+        decode=decode_tiny if preset.tiny and decode_tiny is not None else decode,
+        objective=objective,
+        perceptual=perceptual,
+        views=views,
+        settings=preset.refiner,
+        region=region,
+        check=decode if preset.tiny else None,
+        on_step=on_step,
+    )
+    return refiner, window
+
+
+def _region(
+    preset: Preset, landmarks: Tensor | None, grid: tuple[int, int], within: Tensor | None
+) -> Tensor | None:
+    region = None
+    if preset.face_only and landmarks is not None:
+        region = face_region(landmarks.cpu(), *grid)
+    if within is not None:
+        region = within.cpu() if region is None else region * within.cpu()
+    if region is not None and not bool((region.flatten(1).amax(1) > 0).all()):
+        raise FluxGuardError(
+            "The mask leaves no part of the face to protect. Paint the face white, or leave the mask out."
+        )
+    return region
+
+
+def _views(preset: Preset, landmarks: Tensor | None, window: Window | None) -> tuple[Views, View]:
+    if not preset.aligned or landmarks is None:
+        return whole_frame_views, whole_frame
+    seen = landmarks if window is None else window.shift(landmarks)
+    return AlignedViews(seen, random=preset.random_views), AlignedViews(landmarks).plain
+
+
+def touched_pixels(region: Tensor | None, window: Window | None, grid: tuple[int, int]) -> Tensor:
+    """Where a refiner may have changed pixels [1, 1, 8h, 8w]: its region and the decoder's reach."""
+    if region is None or window is None:
+        return torch.ones(1, 1, 8 * grid[0], 8 * grid[1])
+    whole = torch.zeros(1, 1, *grid)
+    touched = window.paste(whole, (region.amax(0, keepdim=True) > 0).to(whole))
+    reach = F.max_pool2d(touched, 3, stride=1, padding=1)
+    return reach.repeat_interleave(8, 2).repeat_interleave(8, 3)

@@ -1,0 +1,158 @@
+"""The main job on the trained miniature: words in, edit and protection out, with room to spare."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fluxguard_core.cli import main
+from fluxguard_core.errors import FluxGuardError
+from fluxguard_core.evaluate.quality import masked_psnr, ssim
+from fluxguard_core.evaluate.similarity import Recognition, Shot, measure
+from fluxguard_core.imageio import write_png
+from fluxguard_core.mini.faces import classify_attributes
+from fluxguard_core.mini.models import complete, miniature
+from fluxguard_core.mini.portrait_spec import PortraitSpec, identity, random_spec
+from fluxguard_core.mini.renderer import render
+from fluxguard_core.models import load_manifest
+from fluxguard_core.models.loading import load_tensors
+from fluxguard_core.portrait import Job, Models, Outcome, protect_portrait, seeded
+from fluxguard_core.protect.presets import preset_named
+from fluxguard_core.recognition.faces import choose
+from fluxguard_core.recognition.identity import untargeted
+from fluxguard_core.region import text_mask
+
+# Seeds that no training, calibration or choice of settings has used.
+SEEDS = (5_000_001, 5_000_002, 5_000_003, 5_000_004, 5_000_005)
+EDIT = "a person wearing red lipstick"
+
+
+def spec(seed: int) -> PortraitSpec:
+    drawn = random_spec(seed, identity(seed))
+    plain = replace(drawn.attributes, lipstick="none", beard="none")
+    return replace(drawn, attributes=plain)
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return miniature()
+
+
+def job_for(models: Models, picture: Tensor, edit: str, seed: int) -> Job:
+    assert models.describe is not None and models.parse_face is not None
+    source_prompt = models.describe(picture)
+    prompt = complete(source_prompt, edit)
+    return Job(
+        picture=picture,
+        source_prompt=source_prompt,
+        prompt=prompt,
+        mask=text_mask(picture, prompt, models.parse_face, source=source_prompt),
+        face=choose(models.find_faces(picture[0]), "largest")[0],
+        identity=untargeted(),
+        preset=seeded(preset_named("default"), seed),
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(models: Models) -> list[tuple[Job, Outcome, tuple[Recognition, ...]]]:
+    done = []
+    for seed in SEEDS:
+        picture = render(spec(seed)).image[None]
+        job = job_for(models, picture, EDIT, seed)
+        outcome = protect_portrait(models, job)
+        points = job.face.landmarks
+        shots = [Shot(p, points) for p in (picture, outcome.edited, outcome.protected)]
+        done.append((job, outcome, measure(models.ensemble, *shots, transforms=())))
+    return done
+
+
+def test_the_edit_arrives(runs: list[tuple[Job, Outcome, tuple[Recognition, ...]]]) -> None:
+    seen = [classify_attributes(outcome.edited)[0]["lipstick"] for _, outcome, _ in runs]
+    assert seen.count("red") >= 4
+
+
+def test_the_background_stays(runs: list[tuple[Job, Outcome, tuple[Recognition, ...]]]) -> None:
+    for job, outcome, _ in runs:
+        reach = torch.nn.functional.max_pool2d(job.mask, 49, stride=1, padding=24)
+        assert masked_psnr(outcome.edited, outcome.reconstruction, reach) > 40
+        touched = torch.maximum(reach, outcome.region)
+        assert masked_psnr(outcome.protected, outcome.reconstruction, touched) > 40
+        assert ssim(outcome.protected, outcome.edited) > 0.85
+
+
+def test_attacked_recognisers_lose_the_person(
+    runs: list[tuple[Job, Outcome, tuple[Recognition, ...]]],
+) -> None:
+    results = [r for _, _, found in runs for r in found if r.attacked]
+    assert all(r.protected < r.edited for r in results)
+    matched = [r for r in results if r.matches(r.edited)]
+    assert len(matched) >= 10
+    assert sum(bool(r.withheld) for r in matched) >= 0.85 * len(matched)
+
+
+def test_recognisers_that_took_no_part_lose_similarity_too(
+    runs: list[tuple[Job, Outcome, tuple[Recognition, ...]]],
+) -> None:
+    judges = [r for _, _, found in runs for r in found if not r.attacked]
+    drops = torch.tensor([r.edited - r.protected for r in judges])
+    assert {r.name for r in judges} == {"mini-mobileface", "mini-vit"}
+    assert drops.mean() > 0.05
+
+
+def test_the_demo_writes_a_report_that_stands_alone(tmp_path: Path) -> None:
+    given = ["demo", "--seed", "11", "--preset", "fast", "--quiet", "-o", str(tmp_path)]
+    words = ["--prompt", "a person with blond hair, wearing red lipstick"]
+    assert main([*given, *words]) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"source.png", "edited.png", "protected.png", "report.json", "report.html"}
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 5
+    assert "http://" not in page and "https://" not in page and str(tmp_path) not in page
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["evaluations"] == {"inversion": 26, "generation": 30}
+    assert "blond" in report["prompt"] and "red lipstick" in report["prompt"]
+
+
+def test_a_photo_of_the_renderer_is_a_photo(tmp_path: Path) -> None:
+    photo = write_png(tmp_path / "drawn.png", render(spec(SEEDS[0])).image[None])
+    out = tmp_path / "out.png"
+    given = ["protect", str(photo), "--prompt", EDIT, "--preset", "fast", "--quiet", "-o", str(out)]
+    assert main(given) == 0
+    assert json.loads(out.with_suffix(".json").read_text())["model"] == "miniature"
+
+
+def test_no_face_and_unknown_words_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    wall = write_png(tmp_path / "wall.png", torch.full((1, 3, 128, 128), 0.5))
+    out = str(tmp_path / "out.png")
+    assert main(["protect", str(wall), "--prompt", EDIT, "-o", out]) == 2
+    assert "No face was found" in capsys.readouterr().err
+    assert main(["demo", "--seed", "1", "--prompt", "a person with a spaceship", "-o", out]) == 2
+    message = capsys.readouterr().err
+    assert "spaceship" in message and "lipstick" in message
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "altered"])
+def test_damaged_weights_are_named(tmp_path: Path, damage: str) -> None:
+    entry = load_manifest()["fluxguard-mini-vae"]
+    from fluxguard_core.mini.world import weights_path
+
+    copy = tmp_path / weights_path("vae").name
+    shutil.copy(weights_path("vae"), copy)
+    data = bytearray(copy.read_bytes())
+    if damage == "missing":
+        copy.unlink()
+    elif damage == "cut":
+        copy.write_bytes(data[:-1000])
+    else:
+        data[-1] ^= 1
+        copy.write_bytes(data)
+    with pytest.raises(FluxGuardError, match=copy.name):
+        load_tensors(copy, expected=entry)

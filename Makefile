@@ -34,7 +34,9 @@ setup-host: setup
 	@if [ -n "$(HOST)" ]; then bash scripts/setup_host_env.sh "$(HOST)"; fi
 
 test-host: setup-host
-	@if [ -n "$(HOST)" ]; then COMFYUI_PATH="$(HOST)" .venv-host/bin/python -m pytest tests/host tests/browser; \
+	@if [ -n "$(HOST)" ]; then export COMFYUI_PATH="$(HOST)"; \
+	.venv-host/bin/python -m pytest tests/core/test_golden.py tests/core/test_flow.py tests/core/test_protect.py && \
+	.venv-host/bin/python -m pytest tests/host tests/browser; \
 	else $(BIN)/python -m pytest tests/host tests/browser -rs || [ $$? -eq 5 ]; fi
 
 quality: setup

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fluxguard_core.errors import FluxGuardError, Interrupted
@@ -344,12 +347,25 @@ def test_vgg_features_have_the_published_shape() -> None:
     assert network(torch.rand(1, 3, 32, 32)).shape == (1, 256, 8, 8)
 
 
-def test_lpips_without_its_package_names_the_alternative() -> None:
-    try:
-        import lpips  # noqa: F401
-    except ImportError:
-        with pytest.raises(FluxGuardError, match="VGG19 distance"):
-            lpips_distance("vgg16.safetensors")
-    else:
-        with pytest.raises(FluxGuardError):
-            lpips_distance("missing.safetensors")
+def test_lpips_without_its_packages_names_the_alternative(tmp_path: Path) -> None:
+    if find_spec("lpips") and find_spec("torchvision"):
+        pytest.skip("lpips and torchvision are here; the next test uses them")
+    with pytest.raises(FluxGuardError, match="VGG19 distance"):
+        lpips_distance(tmp_path / "alexnet.safetensors", net="alex")
+
+
+def test_lpips_uses_a_local_backbone(tmp_path: Path) -> None:
+    if not (find_spec("lpips") and find_spec("torchvision")):
+        pytest.skip("needs lpips and torchvision, which the host's environment has")
+    from torchvision.models import alexnet
+
+    path = tmp_path / "alexnet.safetensors"
+    torch.manual_seed(0)
+    save_file(alexnet(weights=None).state_dict(), path)
+    picture, other = noise(1, 3, 64, 64).sigmoid(), noise(1, 3, 64, 64, seed=1).sigmoid()
+    against = lpips_distance(path, net="alex")(picture)
+    assert float(against(picture)) == pytest.approx(0, abs=1e-6)
+    assert float(against(other)) > 1e-4
+    save_file({"features.0.weight": torch.zeros(1)}, path)
+    with pytest.raises(FluxGuardError, match=r"features\.0\.weight"):
+        lpips_distance(path, net="alex")

@@ -1,0 +1,155 @@
+"""Where the face is: from the host's landmarks or boxes, or found by a detector."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..fluxguard_core.errors import FluxGuardError
+from ..fluxguard_core.recognition.detectors import face_in_box, five_points, yunet
+from ..fluxguard_core.recognition.faces import FaceFinder
+from . import folders, host
+from .wires import BoundingBoxWire, FaceLandmarksWire
+
+FINDERS = ("auto", "yunet", "miniature")
+
+
+def face_inputs() -> list[Any]:
+    """Inputs with which a node learns where the face is."""
+    return [
+        FaceLandmarksWire.Input(
+            "face_landmarks",
+            optional=True,
+            tooltip="From Detect Face Landmarks (MediaPipe), on the same picture.",
+        ),
+        BoundingBoxWire.Input(
+            "bboxes",
+            optional=True,
+            tooltip="A face box instead of landmarks, from any detector on the same picture.",
+        ),
+        io.Combo.Input(
+            "face_finder",
+            options=list(FINDERS),
+            default="auto",
+            tooltip="auto: connected landmarks or boxes, else YuNet where its file is installed. miniature: only for the miniature's portraits.",
+        ),
+        io.Int.Input(
+            "face_index",
+            default=0,
+            min=0,
+            max=31,
+            advanced=True,
+            tooltip="Which of several faces, the first being 0.",
+        ),
+    ]
+
+
+@cache
+def _yunet(path: str) -> FaceFinder:
+    with host.ordinary_tensors():
+        return yunet(path)
+
+
+def face_finder(choice: str) -> FaceFinder | None:
+    """The detector of a choice; None where ``auto`` finds none installed."""
+    if choice == "miniature":
+        from ..fluxguard_core.mini.faces import find_faces
+
+        return find_faces
+    path = folders.installed("yunet")
+    if path is None and choice == "yunet":
+        path = folders.required("yunet")
+    return None if path is None else _yunet(str(path))
+
+
+def mesh_landmarks(
+    face_landmarks: dict[str, Any], size: tuple[int, int], index: int
+) -> list[Tensor]:
+    """One face mesh [478, 2] a picture, in the pixels of the encoded picture of ``size`` (height, width)."""
+    shift = _shift(tuple(face_landmarks["image_size"]), size)
+    meshes = []
+    for number, faces in enumerate(face_landmarks["frames"]):
+        if index >= len(faces):
+            raise FluxGuardError(
+                f"Picture {number} has {len(faces)} faces with landmarks, but face {index} was asked for. Lower "
+                "face_index, or lower the landmarker's min_confidence."
+            )
+        points = torch.as_tensor(faces[index]["landmarks_xy"], dtype=torch.float32)
+        meshes.append(points[:, :2] - shift)
+    return meshes
+
+
+def find_landmarks(
+    picture: Tensor,
+    choice: str,
+    index: int,
+    face_landmarks: dict[str, Any] | None,
+    bboxes: Any,
+) -> Tensor:
+    """Five points [B, 5, 2] of one face a picture [B, 3, H, W].
+
+    Raises FluxGuardError where no face is found, saying what to connect.
+    """
+    size, batch = (picture.shape[-2], picture.shape[-1]), picture.shape[0]
+    if face_landmarks is not None:
+        points = [five_points(mesh) for mesh in mesh_landmarks(face_landmarks, size, index)]
+    elif bboxes is not None:
+        points = [_box_points(faces, index) for faces in _frames(bboxes)]
+    else:
+        points = [_found(image, choice, index) for image in picture]
+    if len(points) not in (1, batch):
+        raise FluxGuardError(
+            f"Faces of {len(points)} pictures came for {batch} pictures. Detect them on the same batch."
+        )
+    return torch.stack(points).float().cpu()
+
+
+def _found(image: Tensor, choice: str, index: int) -> Tensor:
+    find = face_finder(choice)
+    if find is None:
+        raise FluxGuardError(
+            "Where is the face? Connect Detect Face Landmarks (MediaPipe) or a box, or install YuNet "
+            "(fluxguard models download yunet)."
+        )
+    faces = find(image.detach().float().cpu())
+    if index >= len(faces) or faces[index].landmarks is None:
+        raise FluxGuardError(
+            f"{len(faces)} faces were found in the picture, but face {index} was asked for. Use a picture with a "
+            "larger, unobstructed face, lower face_index, or connect landmarks."
+        )
+    landmarks = faces[index].landmarks
+    assert landmarks is not None
+    return landmarks
+
+
+def _box_points(faces: list[dict[str, Any]], index: int) -> Tensor:
+    if index >= len(faces):
+        raise FluxGuardError(f"{len(faces)} boxes came, but face {index} was asked for.")
+    x, y, width, height = (float(faces[index][key]) for key in ("x", "y", "width", "height"))
+    landmarks = face_in_box((x, y, x + width, y + height)).landmarks
+    assert landmarks is not None
+    return landmarks
+
+
+def _frames(bboxes: Any) -> list[list[dict[str, Any]]]:
+    """One box, a list of boxes, or a list of them a picture -> a list a picture."""
+    if isinstance(bboxes, dict):
+        return [[bboxes]]
+    if bboxes and isinstance(bboxes[0], dict):
+        return [list(bboxes)]
+    return [list(faces) for faces in bboxes]
+
+
+def _shift(seen: tuple[int, ...], size: tuple[int, int]) -> Tensor:
+    """How far VAE Encode moved the picture when it cut it to whole latents."""
+    over = [had - has for had, has in zip(seen, size, strict=True)]
+    if any(not 0 <= extra < 8 for extra in over):
+        raise FluxGuardError(
+            f"The landmarks are of a picture of {seen[1]} x {seen[0]} pixels, but this one is {size[1]} x {size[0]}. "
+            "Detect them on the picture that was encoded."
+        )
+    return torch.tensor([over[1] // 2, over[0] // 2], dtype=torch.float32)

@@ -1,0 +1,76 @@
+"""Model folders: the miniature's files appear in the stock loaders; our own roles have theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import folder_paths
+
+from ..fluxguard_core.errors import FluxGuardError
+from ..fluxguard_core.mini.world import weights_folder
+from ..fluxguard_core.models import Entry, find, load_manifest, require, search_roots
+
+RECOGNISERS = "fluxguard/recognisers"
+_STOCK_FOLDERS = ("diffusion_models", "vae", "loras")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".onnx")
+
+
+def register_folders() -> None:
+    """Make the shipped fluxguard-mini-* files visible to Load Diffusion Model, Load VAE and Load LoRA."""
+    for name in _STOCK_FOLDERS:
+        folder_paths.add_model_folder_path(name, str(weights_folder() / name))
+
+
+def model_roots() -> tuple[Path, ...]:
+    """Where weight files are looked for, the running host's models folder included."""
+    return search_roots((Path(folder_paths.models_dir),))
+
+
+def installed(model_id: str) -> Path | None:
+    """The file of a manifest entry, or None where it is not installed."""
+    return find(load_manifest()[model_id], model_roots())
+
+
+def required(model_id: str) -> Path:
+    """The file of a manifest entry, or an error that says where to get it and where it goes."""
+    return require(load_manifest()[model_id], model_roots())
+
+
+def recogniser_choices() -> list[str]:
+    """Built-in recognisers, those of the manifest, then the user's own files in models/fluxguard/recognisers."""
+    entries = [entry for entry in load_manifest().entries if entry.role == "recogniser"]
+    built_in = [_short(entry) for entry in entries if entry.package_path is not None]
+    known = [entry.id for entry in entries if entry.package_path is None]
+    return [*built_in, *known, *_own_files({entry.file for entry in entries})]
+
+
+def recogniser_file(choice: str) -> Path:
+    """The file of a recogniser chosen in the list."""
+    for entry in load_manifest().entries:
+        if choice in (entry.id, _short(entry)):
+            return require(entry, model_roots())
+    for root in model_roots():
+        path = root / RECOGNISERS / choice
+        if choice in _own_files(()) and path.is_file():
+            return path
+    raise FluxGuardError(
+        f"There is no recogniser '{choice}'. Put its file into models/{RECOGNISERS}, reload the page, and choose "
+        "it again."
+    )
+
+
+def _short(entry: Entry) -> str:
+    return entry.id.removeprefix("fluxguard-")
+
+
+def _own_files(known: Sequence[str] | set[str]) -> list[str]:
+    folders = [root / RECOGNISERS for root in model_roots()]
+    found = {
+        path.name
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if path.suffix in _SUFFIXES and path.name not in known
+    }
+    return sorted(found)

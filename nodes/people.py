@@ -1,0 +1,168 @@
+"""Who judges and whom to resemble: recognisers and identities."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..fluxguard_core.errors import FluxGuardError
+from ..fluxguard_core.recognition import Ensemble, FaceEncoder, photo, synthetic, untargeted
+from ..fluxguard_core.recognition.identity import EXPLANATIONS
+from ..fluxguard_core.recognition.loading import load_encoder
+from . import folders, host
+from .wires import CATEGORY, EnsembleWire, IdentityWire, to_picture
+
+
+@lru_cache(maxsize=16)
+def _encoder(path: str, stamp: int, name: str) -> FaceEncoder:
+    del stamp  # a replaced file is another recogniser
+    with host.ordinary_tensors():
+        return load_encoder(path, name=name)
+
+
+def recogniser(choice: str) -> FaceEncoder:
+    """A recogniser chosen in the list, loaded once, in the format that gradients need."""
+    path = folders.recogniser_file(choice)
+    encoder = _encoder(str(path), path.stat().st_mtime_ns, choice)
+    if not encoder.thresholds:
+        raise FluxGuardError(
+            f"{choice} has no threshold, so nobody could tell when it no longer recognises the face. Measure one "
+            "with: fluxguard calibrate"
+        )
+    return encoder
+
+
+class FREnsembleLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        choices = folders.recogniser_choices()
+        return io.Schema(
+            node_id="FluxGuard_FREnsembleLoader",
+            display_name="FR Ensemble Loader",
+            category=CATEGORY,
+            description="Face recognisers to protect against, and others that only judge the result.",
+            search_aliases=["face recognition", "arcface", "facenet", "recogniser", "ensemble"],
+            inputs=[
+                io.MultiCombo.Input(
+                    "attacked",
+                    options=choices,
+                    default=["mini-ir", "mini-irse", "mini-facenet"],
+                    tooltip="Recognisers that the protection works against. mini-* know only the miniature's portraits; others go into models/fluxguard/recognisers.",
+                ),
+                io.MultiCombo.Input(
+                    "held_out",
+                    options=choices,
+                    default=["mini-mobileface", "mini-vit"],
+                    tooltip="Recognisers that only judge. What they say is the honest part of the report.",
+                ),
+                io.Combo.Input(
+                    "weighting",
+                    options=["equal", "worst"],
+                    default="equal",
+                    advanced=True,
+                    tooltip="How their losses are joined: the mean, or leaning on the hardest one.",
+                ),
+            ],
+            outputs=[
+                EnsembleWire.Output(
+                    display_name="ensemble", tooltip="For the refiner and the report."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, attacked: Any, held_out: Any, weighting: Any) -> io.NodeOutput:
+        attacked, held_out = _names(attacked), _names(held_out)
+        both = sorted(set(attacked) & set(held_out))
+        if both or not attacked:
+            raise FluxGuardError(
+                f"{', '.join(both)} is attacked and held out at once; the verdict would not be independent. Take "
+                "it out of one list."
+                if both
+                else "Choose at least one recogniser to protect against."
+            )
+        ensemble = Ensemble(
+            tuple(recogniser(name) for name in attacked),
+            tuple(recogniser(name) for name in held_out),
+            weighting,
+        )
+        return io.NodeOutput(ensemble)
+
+
+def _names(chosen: Any) -> list[str]:
+    return [chosen] if isinstance(chosen, str) else list(chosen or ())
+
+
+class IdentityNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FluxGuard_Identity",
+            display_name="Identity",
+            category=CATEGORY,
+            description="What the protected face should be taken for: nobody in particular, an invented person, or "
+            "the person in a photo.",
+            search_aliases=["identity", "target", "synthetic identity", "untargeted"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "kind",
+                    options=[
+                        io.DynamicCombo.Option("untargeted", []),
+                        io.DynamicCombo.Option(
+                            "synthetic",
+                            [
+                                io.Int.Input(
+                                    "seed",
+                                    default=0,
+                                    min=0,
+                                    max=2**31 - 1,
+                                    control_after_generate=True,
+                                    tooltip="Picks the invented person. Pictures protected with one seed resemble each other.",
+                                ),
+                            ],
+                        ),
+                        io.DynamicCombo.Option(
+                            "photo",
+                            [
+                                io.Image.Input(
+                                    "photos",
+                                    tooltip="One or more photos of one person, who will then be found instead. Use only faces that are yours to use.",
+                                ),
+                                io.Combo.Input(
+                                    "photo_face_finder",
+                                    options=["whole frame", "auto", "yunet", "miniature"],
+                                    default="auto",
+                                    tooltip="How the face in the photos is found. 'whole frame' takes the photo as it is.",
+                                ),
+                            ],
+                        ),
+                    ],
+                    tooltip=" ".join(EXPLANATIONS.values()),
+                ),
+            ],
+            outputs=[IdentityWire.Output(display_name="identity", tooltip="For the refiner.")],
+        )
+
+    @classmethod
+    def execute(cls, kind: dict[str, Any]) -> io.NodeOutput:
+        chosen = kind["kind"]
+        if chosen == "untargeted":
+            return io.NodeOutput(untargeted())
+        if chosen == "synthetic":
+            return io.NodeOutput(synthetic(kind["seed"]))
+        with host.ordinary_tensors():
+            pictures = to_picture(kind["photos"]).clone()
+            if kind["photo_face_finder"] != "whole frame":
+                pictures = _around_faces(pictures, kind["photo_face_finder"])
+            return io.NodeOutput(photo(*pictures))
+
+
+def _around_faces(pictures: Any, choice: str) -> Any:
+    """Photos cut on the face template, so that they can be taken whole afterwards."""
+    from ..fluxguard_core.recognition import align
+    from .faces import find_landmarks
+
+    landmarks = find_landmarks(pictures, choice, 0, None, None)
+    return align(pictures, landmarks, 224)

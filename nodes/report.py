@@ -1,0 +1,133 @@
+"""Privacy Report: what recognisers say before and after, on the pictures as they are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..fluxguard_core.errors import FluxGuardError
+from ..fluxguard_core.evaluate import Pictures, Report, Shot, chart, measure, quality
+from ..fluxguard_core.recognition import Ensemble
+from . import host
+from .faces import face_finder, face_inputs, find_landmarks
+from .wires import CATEGORY, EnsembleWire, to_image, to_picture
+
+
+class PrivacyReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FluxGuard_PrivacyReport",
+            display_name="Privacy Report",
+            category=CATEGORY,
+            description="Measures the protection: similarity to the original before and after, after sharing, and on "
+            "recognisers that were not attacked.",
+            search_aliases=["report", "verify", "similarity", "score", "privacy"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("original", tooltip="The picture before the edit."),
+                io.Image.Input("edited", tooltip="The edit without protection: the baseline."),
+                io.Image.Input("protected", tooltip="The protected picture."),
+                EnsembleWire.Input(
+                    "ensemble",
+                    tooltip="From FR Ensemble Loader; held-out recognisers are the honest judges.",
+                ),
+                io.Image.Input(
+                    "second_photo",
+                    optional=True,
+                    tooltip="Another photo of the same person, which is what a search compares with.",
+                ),
+                *face_inputs(),
+            ],
+            outputs=[
+                io.Image.Output(display_name="chart", tooltip="One page a picture."),
+                io.String.Output(display_name="summary", tooltip="The verdict in words."),
+                io.String.Output(display_name="json", tooltip="All numbers; no paths, no faces."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        original: Tensor,
+        edited: Tensor,
+        protected: Tensor,
+        ensemble: Ensemble,
+        face_finder: str,
+        face_index: int,
+        second_photo: Tensor | None = None,
+        face_landmarks: dict[str, Any] | None = None,
+        bboxes: Any = None,
+    ) -> io.NodeOutput:
+        with host.ordinary_tensors():
+            pictures = [to_picture(image).cpu().clone() for image in (original, edited, protected)]
+            _alike(pictures)
+            landmarks = find_landmarks(pictures[0], face_finder, face_index, face_landmarks, bboxes)
+            second = None
+            if second_photo is not None:
+                second = _shot(to_picture(second_photo).cpu().clone()[:1], None, face_finder)
+            reports, pages = [], []
+            host.to_memory([encoder.network for encoder in ensemble.members])
+            progress = host.Progress(len(pictures[0]))
+            for i in range(len(pictures[0])):
+                points = landmarks[min(i, len(landmarks) - 1)]
+                report, shown = _measured(
+                    ensemble, [p[i : i + 1] for p in pictures], points, second, face_finder
+                )
+                reports.append(report)
+                pages.append(chart(report, shown))
+                progress(i + 1, host.picture_preview(pages[-1]))
+            image = to_image(_stacked(pages))
+        summary = "\n\n".join(f"{r.verdict.headline}\n{r.verdict.detail}" for r in reports)
+        values = [report.to_dict() for report in reports]
+        text = json.dumps(values[0] if len(values) == 1 else values, indent=2, ensure_ascii=False)
+        return io.NodeOutput(image, summary, text, ui=ui.PreviewImage(image, cls=cls))
+
+
+def _alike(pictures: list[Tensor]) -> None:
+    shapes = [list(picture.shape) for picture in pictures]
+    if shapes[0] != shapes[1] or shapes[1] != shapes[2]:
+        raise FluxGuardError(
+            f"Original, edited and protected must have one size and number, got {shapes}. Crop the original to "
+            "the decoded pictures' size."
+        )
+
+
+def _shot(picture: Tensor, fallback: Tensor | None, choice: str) -> Shot:
+    """A picture with its landmarks found anew where a detector is at hand, as a stranger would meet it."""
+    find = face_finder(choice)
+    faces = [] if find is None else find(picture[0])
+    return Shot(picture, faces[0].landmarks if faces else fallback)
+
+
+def _measured(
+    ensemble: Ensemble,
+    pictures: list[Tensor],
+    landmarks: Tensor,
+    second: Shot | None,
+    choice: str,
+) -> tuple[Report, Pictures]:
+    original, edited, protected = pictures
+    shots = [Shot(original, landmarks)]
+    shots += [_shot(picture, landmarks, choice) for picture in (edited, protected)]
+    report = Report(
+        recognisers=measure(ensemble, *shots, second=second),
+        edit=quality(edited, original),
+        protection=quality(protected, edited),
+        size=(original.shape[-2], original.shape[-1]),
+    )
+    return report, Pictures(original, edited, protected)
+
+
+def _stacked(pages: list[Tensor]) -> Tensor:
+    """Pages of one width as a batch; shorter ones get white below."""
+    tallest = max(page.shape[-2] for page in pages)
+    white = [
+        torch.nn.functional.pad(page, (0, 0, 0, tallest - page.shape[-2]), value=1.0)
+        for page in pages
+    ]
+    return torch.cat(white)

@@ -1,0 +1,108 @@
+"""An inversion as a file: invert once, edit on another day."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..fluxguard_core.errors import FluxGuardError
+from ..fluxguard_core.flow import Trajectory, load_trajectory, save_trajectory
+from . import host
+from .wires import CATEGORY, TrajectoryWire
+
+SUFFIX = ".trajectory.safetensors"
+
+
+def trajectory_files() -> list[str]:
+    """Saved trajectories in the output and input folders, the newest first, marked like [output]."""
+    found: list[tuple[float, str]] = []
+    for kind, folder in (
+        ("output", folder_paths.get_output_directory()),
+        ("input", folder_paths.get_input_directory()),
+    ):
+        for path in Path(folder).rglob(f"*{SUFFIX}"):
+            name = path.relative_to(folder).as_posix()
+            found.append((-path.stat().st_mtime, f"{name} [{kind}]"))
+    return [name for _, name in sorted(found)]
+
+
+class SaveTrajectory(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FluxGuard_SaveTrajectory",
+            display_name="Save Trajectory",
+            category=CATEGORY,
+            description="Writes an inversion to the output folder as safetensors.",
+            is_output_node=True,
+            inputs=[
+                TrajectoryWire.Input("trajectory", tooltip="From RF Inversion."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="fluxguard/trajectory",
+                    tooltip="Name in the output folder; may hold folders.",
+                ),
+            ],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, trajectory: Trajectory, filename_prefix: str) -> io.NodeOutput:
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        path = Path(folder) / f"{name}_{counter:05}{SUFFIX}"
+        while path.exists():
+            counter += 1
+            path = Path(folder) / f"{name}_{counter:05}{SUFFIX}"
+        with host.ordinary_tensors():
+            save_trajectory(trajectory, path)
+        return io.NodeOutput(
+            ui=ui.PreviewText(f"{path.name}, {path.stat().st_size / 2**20:.1f} MB")
+        )
+
+
+class LoadTrajectory(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FluxGuard_LoadTrajectory",
+            display_name="Load Trajectory",
+            category=CATEGORY,
+            description="Reads an inversion that Save Trajectory wrote.",
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=trajectory_files(),
+                    tooltip="A file in the output or input folder. Press R to refresh the list.",
+                ),
+            ],
+            outputs=[
+                TrajectoryWire.Output(
+                    display_name="trajectory",
+                    tooltip="For the edit nodes; it must meet the MODEL that made it.",
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        if not folder_paths.exists_annotated_filepath(file):
+            return f"There is no trajectory {file}. Save one with Save Trajectory, then press R and choose it."
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> Any:
+        stat = Path(folder_paths.get_annotated_filepath(file)).stat()
+        return f"{file} {stat.st_size} {stat.st_mtime_ns}"
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        path = folder_paths.get_annotated_filepath(file)
+        if path is None:
+            raise FluxGuardError(f"There is no trajectory {file}. Choose another one.")
+        with host.ordinary_tensors():
+            return io.NodeOutput(load_trajectory(path))

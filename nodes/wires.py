@@ -1,0 +1,53 @@
+"""Wire types of the pack, and the host's that have no class of their own."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..fluxguard_core.errors import FluxGuardError
+from ..fluxguard_core.region import checked, soft_mask
+
+TrajectoryWire = io.Custom("FLUXGUARD_TRAJECTORY")
+EnsembleWire = io.Custom("FR_ENSEMBLE")
+IdentityWire = io.Custom("FR_IDENTITY")
+FaceLandmarksWire = io.Custom("FACE_LANDMARKS")
+BoundingBoxWire = io.Custom("BOUNDING_BOX")
+
+CATEGORY = "FluxGuard"
+
+
+def to_picture(image: Tensor) -> Tensor:
+    """IMAGE [B, H, W, C] -> picture [B, 3, H, W]; an alpha channel is dropped, grey becomes RGB."""
+    picture = image.movedim(-1, 1).float()
+    return picture[:, :3] if picture.shape[1] >= 3 else picture[:, :1].expand(-1, 3, -1, -1)
+
+
+def to_image(picture: Tensor) -> Tensor:
+    """Picture [B, 3, H, W] -> IMAGE [B, H, W, 3]."""
+    return picture.movedim(1, -1).float().cpu().contiguous()
+
+
+def latent_mask(mask: Tensor, grid: tuple[int, int], batch: int) -> Tensor:
+    """MASK [B, H, W] of the encoded picture, or of its latent -> [B, 1, h, w] at latent resolution.
+
+    Raises FluxGuardError for an empty mask, or one of another picture.
+    """
+    whole = checked(mask[:, None] if mask.ndim == 3 else mask)
+    if whole.shape[0] not in (1, batch):
+        raise FluxGuardError(
+            f"{whole.shape[0]} masks came for {batch} pictures. Give one mask, or one for each picture."
+        )
+    height, width = whole.shape[-2:]
+    if (height, width) == grid:
+        return whole  # made for the latent already
+    # VAE Encode cuts pictures to whole latents from the middle.
+    top, left = height % 8 // 2, width % 8 // 2
+    whole = whole[..., top : top + height // 8 * 8, left : left + width // 8 * 8]
+    if (whole.shape[-2] // 8, whole.shape[-1] // 8) != grid:
+        raise FluxGuardError(
+            f"The mask is {width} x {height} pixels, but the picture was {8 * grid[1]} x {8 * grid[0]}. Make the "
+            "mask from the picture that was encoded."
+        )
+    return torch.as_tensor(soft_mask(whole, 8, size=grid))

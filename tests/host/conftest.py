@@ -1,0 +1,54 @@
+"""Fixtures: one real server for the whole run; without a host everything here is skipped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from .server import PACK, Server, host_path, host_python, running
+
+GOLDEN = PACK / "tests" / "golden"
+
+torch.set_num_threads(1)
+
+
+def prepare(base: Path) -> None:
+    """Golden network, its inputs and a test network of other width in a base directory."""
+    (base / "models" / "diffusion_models").mkdir(parents=True)
+    (base / "models" / "vae").mkdir()
+    (base / "models" / "loras").mkdir()
+    (base / "input").mkdir()
+    shutil.copy(GOLDEN / "open_flux.safetensors", base / "models" / "diffusion_models")
+    run = load_file(GOLDEN / "open_run.safetensors")
+    height, width = run["latent"].shape[-2:]
+    grid = run["mask_tokens"].view(-1, 1, height // 2, width // 2)
+    run["mask"] = grid.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    save_file(
+        {k: v.float().contiguous() for k, v in run.items()}, base / "input" / "run.safetensors"
+    )
+
+
+@pytest.fixture(scope="session")
+def installation() -> tuple[Path, Path]:
+    """ComfyUI's folder and a Python that can run it."""
+    host, python = host_path(), host_python()
+    if host is None:
+        pytest.skip("no ComfyUI: set COMFYUI_PATH or clone it to ~/comfy/ComfyUI")
+    if python is None:
+        pytest.skip("no environment for ComfyUI: run scripts/setup_host_env.sh")
+    return host, python
+
+
+@pytest.fixture(scope="session")
+def server(
+    installation: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    base = tmp_path_factory.mktemp("comfy")
+    prepare(base)
+    with running(*installation, base) as server:
+        yield server

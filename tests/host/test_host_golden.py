@@ -1,0 +1,122 @@
+"""The golden numbers through the nodes, in a real server and with the stock loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fluxguard_core.flow import load_trajectory
+
+from .conftest import prepare
+from .graphs import (
+    GoldenGraph,
+    Link,
+    golden_run,
+    pack,
+    relative_error,
+    saved_latent,
+    saved_trajectory,
+)
+from .server import Server, host_path, running
+
+TOLERANCE = 1e-4
+EXACT = 1e-5  # float32 rounding over ten steps
+CPU = torch.device("cpu")
+_WINDOW = {"first_interval": 2, "end_interval": 8}
+
+
+def older_host() -> Path | None:
+    """The oldest supported ComfyUI, where it lies beside the other."""
+    newest = host_path()
+    older = None if newest is None else newest.with_name(f"{newest.name}-0.25")
+    return older if older is not None and (older / "main.py").is_file() else None
+
+
+@pytest.fixture(scope="module", params=["newest", "0.25"])
+def any_server(
+    request: pytest.FixtureRequest,
+    installation: tuple[Path, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    if request.param == "newest":
+        yield request.getfixturevalue("server")
+        return
+    older = older_host()
+    if older is None:
+        pytest.skip("no ComfyUI 0.25 beside the newest one")
+    base = tmp_path_factory.mktemp("comfy025")
+    prepare(base)
+    with running(older, installation[1], base) as server:
+        yield server
+
+
+def test_inversion(any_server: Server) -> None:
+    graph = GoldenGraph()
+    graph.add(
+        "FluxGuard_SaveTrajectory", trajectory=graph.trajectory, filename_prefix="fluxguard/golden"
+    )
+    any_server.result(graph.graph)
+    expected = golden_run(any_server)
+    trajectory = load_trajectory(saved_trajectory(any_server, "fluxguard/golden"))
+    assert relative_error(pack(trajectory.terminal), expected["inverted_tokens"]) < TOLERANCE
+    for stage, name in ((0, "velocity_start"), (1, "velocity_mid")):
+        ours = [pack(trajectory.velocity(9 - i, stage, CPU)) for i in range(10)]
+        theirs = expected[name]
+        assert relative_error(torch.cat(ours).reshape(theirs.shape), theirs) < TOLERANCE
+
+
+def edited(graph: GoldenGraph, name: str) -> Link:
+    """The MODEL with the edit patches of a golden output."""
+    model = graph.model
+    if "inject" in name or "full" in name:
+        model = graph.inject(model)
+    if name.endswith("background_aligned_all"):
+        return graph.fuse(model, times=1e-30)
+    if "fuse" in name or "full" in name:
+        order = "released" if "code_order" in name else "aligned"
+        model = graph.fuse(model, order=order, **_WINDOW)
+    return model
+
+
+def test_generations(any_server: Server) -> None:
+    names = [
+        "out_plain",
+        "out_inject",
+        "out_fuse_aligned",
+        "out_fuse_code_order",
+        "out_full_aligned",
+        "out_full_code_order",
+        "out_background_aligned_all",
+    ]
+    graph = GoldenGraph()
+    saved = {name: graph.sample(edited(graph, name)) for name in names}
+    outcome, expected = any_server.result(graph.graph), golden_run(any_server)
+    errors = {
+        name: relative_error(pack(saved_latent(any_server, outcome, node)), expected[name])
+        for name, node in saved.items()
+    }
+    print(any_server.log.parent.name, errors)
+    assert max(errors.values()) < TOLERANCE, errors
+
+
+@pytest.mark.parametrize("solver", ["midpoint", "fireflow", "euler"])
+@pytest.mark.parametrize("stepper", ["same", "stock euler"])
+def test_the_background_is_exact(server: Server, solver: str, stepper: str) -> None:
+    graph = GoldenGraph(solver=solver)
+    stock = graph.link("KSamplerSelect", sampler_name="euler")
+    node = graph.sample(graph.fuse(graph.model, times=1e-30), None if stepper == "same" else stock)
+    outcome = server.result(graph.graph)
+    ours = saved_latent(server, outcome, node)
+    assert relative_error(ours, golden_run(server)["latent"]) < EXACT
+
+
+def test_another_sampler_is_close(server: Server) -> None:
+    """heun leaves the grid's evaluations; the records are then interpolated."""
+    graph = GoldenGraph()
+    stock = graph.link("KSamplerSelect", sampler_name="heun")
+    node = graph.sample(graph.fuse(graph.model, times=1e-30), stock)
+    ours = saved_latent(server, server.result(graph.graph), node)
+    assert relative_error(ours, golden_run(server)["latent"]) < 0.1

@@ -21,12 +21,12 @@ class Builder:
 
     graph: Graph = field(default_factory=dict)
 
-    def add(self, kind: str, **inputs: Any) -> str:
+    def add(self, kind: str, /, **inputs: Any) -> str:
         name = str(len(self.graph) + 1)
         self.graph[name] = {"class_type": kind, "inputs": inputs}
         return name
 
-    def link(self, kind: str, output: int = 0, **inputs: Any) -> Link:
+    def link(self, kind: str, /, output: int = 0, **inputs: Any) -> Link:
         return [self.add(kind, **inputs), output]
 
 

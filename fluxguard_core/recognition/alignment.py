@@ -125,6 +125,26 @@ def align(image: Tensor, landmarks: Tensor, size: int, *, antialias: bool = True
     return resample(pixels, back, size, antialias=antialias).to(image.dtype)
 
 
+def gradient_coverage(
+    shape: tuple[int, int], landmarks: Tensor, size: int, *, antialias: bool = True
+) -> float:
+    """Share of a picture's pixels under the crop that an embedding of the crop can reach.
+
+    shape: height and width of the picture; landmarks [5,2]. What a crop does not read receives no
+    gradient, so a perturbation made through it leaves those pixels as they were.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        image = torch.zeros(1, 1, *shape, requires_grad=True)
+        points = landmarks.detach().float().cpu().clone()[None]
+        align(image, points, size, antialias=antialias).sum().backward()  # type: ignore[no-untyped-call]
+    assert image.grad is not None
+    matrix = similarity_transform(points, template(size)[None])[0]
+    y, x = torch.meshgrid(torch.arange(shape[0]), torch.arange(shape[1]), indexing="ij")
+    position = torch.stack((x, y), -1).float() @ matrix[:, :2].T + matrix[:, 2]
+    inside = ((position > 0) & (position < size - 1)).all(-1)
+    return float((image.grad[0, 0] > 0)[inside].float().mean())
+
+
 def whole_frame(image: Tensor, size: int) -> Tensor:
     """The published code's view of a picture [B,3,H,W]: all of it squashed to [B,3,size,size].
 

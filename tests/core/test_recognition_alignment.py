@@ -13,6 +13,7 @@ from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.recognition.alignment import (
     ARCFACE_TEMPLATE,
     align,
+    gradient_coverage,
     invert,
     similarity_transform,
     template,
@@ -31,19 +32,6 @@ def landmarks_for(scale: float, degrees: float, shift: tuple[float, float]) -> T
 def picture(size: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(1, 3, size, size, generator=generator)
-
-
-def coverage(size: int, points: Tensor, antialias: bool) -> float:
-    """Share of the picture's pixels under the 112 crop that receive gradient."""
-    image = picture(size).requires_grad_(True)
-    weights = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(1)) + 0.1
-    (align(image, points, 112, antialias=antialias) * weights).sum().backward()
-    assert image.grad is not None
-    matrix = similarity_transform(points, ARCFACE_TEMPLATE[None])[0]
-    ys, xs = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    uv = torch.stack((xs, ys), -1).float() @ matrix[:, :2].T + matrix[:, 2]
-    inside = ((uv > 0) & (uv < 111)).all(-1)
-    return float((image.grad.abs().sum(1)[0] > 0)[inside].float().mean())
 
 
 def test_umeyama_equals_scikit_image() -> None:
@@ -82,12 +70,12 @@ def test_plain_crop_equals_insightface(size: int) -> None:
 def test_antialiased_crop_reaches_every_pixel(scale: float, degrees: float) -> None:
     size = int(112 * scale * 1.5)
     points = landmarks_for(scale, degrees, (size * 0.3, size * 0.1))
-    assert coverage(size, points, antialias=True) == 1.0
+    assert gradient_coverage((size, size), points[0], 112) == 1.0
 
 
 def test_plain_crop_leaves_most_pixels_without_gradient() -> None:
     points = landmarks_for(4.6, 10.0, (90.0, 30.0))
-    assert coverage(620, points, antialias=False) < 0.25
+    assert gradient_coverage((620, 620), points[0], 112, antialias=False) < 0.25
 
 
 def test_antialiasing_removes_what_the_crop_cannot_show() -> None:

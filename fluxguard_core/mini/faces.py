@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import FluxGuardError
 from ..models.loading import load_tensors
+from ..models.manifest import Entry, load_manifest
 from ..recognition.alignment import invert, resample, similarity_transform
 from ..recognition.detectors import face_from_points
 from ..recognition.encoder import FaceEncoder
@@ -41,6 +42,11 @@ def weights_path(name: str) -> Path:
     return WEIGHTS / f"fluxguard-mini-{name}.safetensors"
 
 
+def _listed(name: str) -> Entry:
+    """What the manifest says about a shipped file."""
+    return load_manifest()[f"fluxguard-mini-{name}"]
+
+
 @cache
 def load_recogniser(name: str) -> FaceEncoder:
     """One of ir, irse, facenet, mobileface, vit, with its thresholds; named mini-NAME."""
@@ -50,7 +56,7 @@ def load_recogniser(name: str) -> FaceEncoder:
         raise FluxGuardError(
             f"The miniature has no recogniser {name!r}; it has {', '.join(known)}."
         )
-    return load_encoder(weights_path(short), name=f"mini-{short}")
+    return load_encoder(weights_path(short), name=f"mini-{short}", expected=_listed(short))
 
 
 def load_ensemble(
@@ -67,7 +73,8 @@ def load_ensemble(
 
 
 def _load(network: nn.Module, name: str) -> nn.Module:
-    state, _ = load_tensors(weights_path(name))
+    with torch.inference_mode(False):
+        state, _ = load_tensors(weights_path(name), expected=_listed(name))
     floats = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     network.load_state_dict(floats)
     return network.eval().requires_grad_(False)

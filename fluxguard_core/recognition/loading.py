@@ -10,6 +10,7 @@ import torch
 
 from ..errors import FluxGuardError
 from ..models.loading import file_kind, load_tensors
+from ..models.manifest import Entry
 from .detect_layout import build_network, unwrap
 from .encoder import Colour, FaceEncoder, Threshold
 from .thresholds import parse_thresholds, read_thresholds
@@ -28,14 +29,18 @@ def _metadata_thresholds(path: Path, metadata: Mapping[str, str]) -> tuple[Thres
 
 
 def load_encoder(
-    path: str | Path, *, name: str | None = None, colour: Colour | None = None
+    path: str | Path,
+    *,
+    name: str | None = None,
+    colour: Colour | None = None,
+    expected: Entry | None = None,
 ) -> FaceEncoder:
     """Load a recogniser from safetensors, a PyTorch state dict or ONNX; the layout is detected.
 
     Thresholds are the user's own calibration beside the file, else those in its metadata, else
     the published ones of the model. `colour` overrides the publishers' channel order ("both"
-    averages RGB and BGR). Raises FluxGuardError when the file is missing, truncated, foreign or
-    unsafe.
+    averages RGB and BGR); with `expected`, size and sha256 are held against the manifest. Raises
+    FluxGuardError when the file is missing, truncated, foreign, altered or unsafe.
     """
     path = Path(path)
     if path.is_file() and file_kind(path) == "onnx":
@@ -44,7 +49,7 @@ def load_encoder(
         return load_onnx_encoder(path, name=name, colour=colour or "rgb")
     # Weights made under inference mode could never take part in a gradient.
     with torch.inference_mode(False):
-        tensors, metadata = load_tensors(path)
+        tensors, metadata = load_tensors(path, expected=expected)
         network, layout = build_network(unwrap(tensors))
     own = read_thresholds(path) or _metadata_thresholds(path, metadata)
     return FaceEncoder(

@@ -159,6 +159,20 @@ def test_attributes_of_fresh_portraits(portraits: Portraits) -> None:
     assert sum(right) / len(right) > 0.93
 
 
+def test_altered_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fluxguard_core.mini import faces
+
+    content = bytearray(weights_path("mobileface").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / weights_path("mobileface").name).write_bytes(content)
+    monkeypatch.setattr(faces, "WEIGHTS", tmp_path)
+    load_recogniser.cache_clear()
+    with pytest.raises(FluxGuardError, match="sha256"):
+        load_recogniser("mobileface")
+    with pytest.raises(FluxGuardError, match="no file"):
+        load_recogniser("ir")
+
+
 def test_unknown_recognisers_are_named() -> None:
     with pytest.raises(FluxGuardError, match="no recogniser"):
         load_recogniser("resnet")

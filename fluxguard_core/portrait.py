@@ -118,9 +118,9 @@ def protect_portrait(
     latent = stack.encode(source)
     counts: dict[str, int] = {}
     if trajectory is None:
-        inverting = Counted(stack.field(job.source_prompt, preset.source_guidance))
-        trajectory = _inverted(models, job, inverting, latent, observer)
-        counts["inversion"] = inverting.evaluations
+        trajectory, counts["inversion"] = _inverted(
+            models, latent, job.source_prompt, preset, coverage(job.mask), observer
+        )
     trajectory.check_latent(latent.shape)
     latent_mask = soft_mask(job.mask, 8, size=_grid(trajectory)).to(stack.device)
     controls = edit_controls(trajectory, latent_mask, preset)
@@ -216,13 +216,27 @@ def required_landmarks(face: Face) -> Tensor:
     return face.landmarks
 
 
-def _inverted(
-    models: Models, job: Job, source: VelocityField, latent: Tensor, observer: Observer | None
+def invert_portrait(
+    models: Models, picture: Tensor, source_prompt: str, preset: Preset
 ) -> Trajectory:
-    preset = job.preset
+    """An inversion of a picture [B, 3, H, W] that serves any number of prompts and masks."""
+    latent = models.stack.encode(picture.to(models.stack.device))
+    return _inverted(models, latent, source_prompt, preset, 1.0, None)[0]
+
+
+def _inverted(
+    models: Models,
+    latent: Tensor,
+    source_prompt: str,
+    preset: Preset,
+    covered: float,
+    observer: Observer | None,
+) -> tuple[Trajectory, int]:
+    """The trajectory and its evaluations."""
+    source = Counted(models.stack.field(source_prompt, preset.source_guidance))
     tokens = latent.shape[2] // 2 * (latent.shape[3] // 2)
-    keep, blocks = values_to_keep(preset, coverage(job.mask), source)
-    return invert(
+    keep, blocks = values_to_keep(preset, covered, source)
+    trajectory = invert(
         source,
         latent,
         flux_schedule(preset.steps, tokens),
@@ -233,6 +247,7 @@ def _inverted(
         value_storage=models.storage,
         progress=lambda done, total, _: _observe(observer, "inversion", done, total, None),
     )
+    return trajectory, source.evaluations
 
 
 def values_to_keep(

@@ -85,7 +85,7 @@ def _portraits(args: argparse.Namespace, seed: int) -> tuple[Tensor, Tensor | No
 
     person = identity(_UNSEEN + seed)
     first = random_spec(_UNSEEN + 2 * seed, person)
-    plain = replace(first.attributes, lipstick="none", eyeglasses="none")
+    plain = replace(first.attributes, lipstick="none", eyeglasses="no")
     first = replace(first, attributes=plain) if args.prompt == PROMPT else first
     other = random_spec(_UNSEEN + 2 * seed + 1, person)
     note = f"A drawn portrait of nobody (seed {seed}); the second photo is another drawing of the same face."

@@ -35,7 +35,7 @@ EDIT = "a person wearing red lipstick"
 
 def spec(seed: int) -> PortraitSpec:
     drawn = random_spec(seed, identity(seed))
-    plain = replace(drawn.attributes, lipstick="none", beard="none")
+    plain = replace(drawn.attributes, lipstick="none", beard="no")
     return replace(drawn, attributes=plain)
 
 

@@ -13,7 +13,7 @@ from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.recognition.detectors import face_in_box, five_points, yunet
 from ..fluxguard_core.recognition.faces import FaceFinder
 from . import folders, host
-from .wires import BoundingBoxWire, FaceLandmarksWire
+from .wires import FaceLandmarksWire
 
 FINDERS = ("auto", "yunet", "miniature")
 
@@ -26,9 +26,10 @@ def face_inputs() -> list[Any]:
             optional=True,
             tooltip="From Detect Face Landmarks (MediaPipe), on the same picture.",
         ),
-        BoundingBoxWire.Input(
+        io.BoundingBox.Input(
             "bboxes",
             optional=True,
+            force_input=True,
             tooltip="A face box instead of landmarks, from any detector on the same picture.",
         ),
         io.Combo.Input(

@@ -549,9 +549,11 @@ class PictureDecoder:
         strided = [
             i for i, layer in enumerate(encoder) if getattr(layer, "stride", (1, 1)) == (2, 2)
         ]
-        trunk = encoder[: strided[2]]
-        # Padding channels are zero and would only dilute the mean.
-        used = trunk[-1].conv[-1].weight.detach().abs().flatten(1).amax(1) > 0
+        trunk = nn.Sequential(*list(encoder)[: strided[2]])
+        # Channels that pad a narrower VAE are never written, and would only dilute the mean.
+        with ordinary_tensors():
+            writers = [encoder[strided[1]], *(block.conv[-1] for block in trunk[strided[1] + 1 :])]
+            used = sum(layer.weight.abs().flatten(1).amax(1) for layer in writers) > 0
         return lambda picture: trunk(picture.to(self.vae.vae_dtype)).float()[:, used]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.flow import Trajectory
-from ..fluxguard_core.protect.assemble import assemble_refiner, touched_pixels
+from ..fluxguard_core.protect.assemble import assemble_refiner, blending_mask
 from ..fluxguard_core.protect.perceptual import (
     PerceptualDistance,
     VGG19Features,
@@ -230,7 +230,8 @@ class LatentRefiner(io.ComfyNode):
                     tooltip="The same edit without protection, for VAE Decode.",
                 ),
                 io.Mask.Output(
-                    display_name="region", tooltip="Where the protection may have changed pixels."
+                    display_name="region",
+                    tooltip="Where the protection acted, softly, for pasting the face back.",
                 ),
                 io.String.Output(
                     display_name="report", tooltip="What happened, interval by interval."
@@ -316,7 +317,7 @@ class ProtectLatent(io.ComfyNode):
                 ),
                 io.Mask.Output(
                     display_name="region",
-                    tooltip="Where the protection may have changed pixels; for pasting the face back.",
+                    tooltip="Where the protection acted, softly, for pasting the face back.",
                 ),
                 io.String.Output(display_name="report", tooltip="What happened, round by round."),
             ],
@@ -427,10 +428,8 @@ def _prepare(
             on_step=stepped,
         )
     region = None if refiner.region is None else refiner.region.cpu()
-    touched = touched_pixels(region, window, grid)[:, 0]
-    return _Prepared(
-        refiner, window, touched, [decoder.module, *networks], first, _iterates(preset)
-    )
+    acted = blending_mask(region, window, grid)[:, 0]
+    return _Prepared(refiner, window, acted, [decoder.module, *networks], first, _iterates(preset))
 
 
 @lru_cache(maxsize=1)

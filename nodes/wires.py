@@ -13,7 +13,6 @@ TrajectoryWire = io.Custom("FLUXGUARD_TRAJECTORY")
 EnsembleWire = io.Custom("FR_ENSEMBLE")
 IdentityWire = io.Custom("FR_IDENTITY")
 FaceLandmarksWire = io.Custom("FACE_LANDMARKS")
-BoundingBoxWire = io.Custom("BOUNDING_BOX")
 
 CATEGORY = "FluxGuard"
 

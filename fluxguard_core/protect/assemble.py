@@ -112,3 +112,11 @@ def touched_pixels(region: Tensor | None, window: Window | None, grid: tuple[int
     touched = window.paste(whole, (region.amax(0, keepdim=True) > 0).to(whole))
     reach = F.max_pool2d(touched, 3, stride=1, padding=1)
     return reach.repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+
+def blending_mask(region: Tensor | None, window: Window | None, grid: tuple[int, int]) -> Tensor:
+    """The refiner's soft region in pixels [1, 1, 8h, 8w], for pasting its result into a picture."""
+    if region is None or window is None:
+        return torch.ones(1, 1, 8 * grid[0], 8 * grid[1])
+    whole = window.paste(torch.zeros(1, 1, *grid), region.amax(0, keepdim=True).float())
+    return F.interpolate(whole, scale_factor=8, mode="bilinear").clamp(0, 1)

@@ -1,0 +1,540 @@
+"""Write workflows/*.json: graphs laid out in titled columns, from what a running ComfyUI says of its nodes.
+
+Usage: python scripts/author_workflows.py URL (a server with this pack, --base-directory of its own).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from fluxguard_core.models import load_manifest  # noqa: E402
+
+WIDTH, GAP, TOP = 380, 60, 120
+COLOURS = ("#3f789e", "#8A8", "#b06634", "#a1309b", "#88A", "#3f789e")
+_WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+_PREVIEWS = (
+    "PreviewImage",
+    "LoadImage",
+    "SaveImage",
+    "FluxGuard_TextToMask",
+    "FluxGuard_PrivacyReport",
+)
+Link = tuple[int, str]
+
+
+@dataclass
+class Flow:
+    """A graph under construction: columns of nodes, links by output name."""
+
+    schemas: dict[str, Any]
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    links: list[list[Any]] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    x: int = 0
+    y: int = TOP
+
+    def column(self, title: str) -> None:
+        """Start the next column of nodes, framed and titled."""
+        self._close()
+        self.groups.append({"title": title, "x": self.x})
+
+    def _close(self) -> None:
+        if self.groups and "bounding" not in self.groups[-1]:
+            group = self.groups[-1]
+            group["bounding"] = [group["x"] - 20, TOP - 70, WIDTH + 40, self.y - TOP + 70]
+            self.x += WIDTH + GAP
+            self.y = TOP
+
+    def note(self, text: str, height: int = 200) -> None:
+        """A note in the current column."""
+        self._append("MarkdownNote", height, [], [], [text], {}, None)
+
+    def node(
+        self,
+        kind: str,
+        /,
+        links: dict[str, Link] | None = None,
+        title: str | None = None,
+        models: tuple[str, ...] = (),
+        **values: Any,
+    ) -> int:
+        """Add a node; widgets keep their defaults unless given."""
+        inputs, widgets, extra = self._inputs(kind, links or {}, values)
+        outputs = [
+            {"name": name, "type": wire, "links": [], "slot_index": i}
+            for i, (name, wire) in enumerate(
+                zip(self.schemas[kind]["output_name"], self.schemas[kind]["output"], strict=True)
+            )
+        ]
+        rows = max(sum("widget" not in entry for entry in inputs), len(outputs))
+        height = 60 + 20 * rows + 26 * len(widgets) + extra
+        height += 240 if kind in _PREVIEWS else 0
+        properties: dict[str, Any] = {"Node name for S&R": kind}
+        if models:
+            properties["models"] = [_model(name) for name in models]
+        return self._append(kind, height, inputs, outputs, widgets, properties, title)
+
+    def _inputs(
+        self, kind: str, links: dict[str, Link], values: dict[str, Any]
+    ) -> tuple[list[dict[str, Any]], list[Any], int]:
+        inputs: list[dict[str, Any]] = []
+        widgets: list[Any] = []
+        extra = 0
+        known = set()
+        for section in ("required", "optional"):
+            for name, spec in self.schemas[kind]["input"].get(section, {}).items():
+                known.add(name)
+                wire, options = spec[0], spec[1] if len(spec) > 1 else {}
+                is_widget = isinstance(wire, list) or wire in _WIDGETS
+                entry: dict[str, Any] = {
+                    "name": name,
+                    "type": "COMBO" if isinstance(wire, list) else wire,
+                }
+                if is_widget and not options.get("forceInput"):
+                    entry["widget"] = {"name": name}
+                    widgets += self._values(name, wire, options, values)
+                    extra += 70 if options.get("multiline") else 0
+                elif section == "optional":
+                    entry["shape"] = 7
+                if "widget" not in entry or name in links:
+                    entry["link"] = (
+                        self._connect(links[name], len(inputs)) if name in links else None
+                    )
+                    inputs.append(entry)
+        unknown = (set(links) | {v.split("__")[0] for v in values}) - known
+        assert not unknown, f"{kind} has no inputs {unknown}"
+        return inputs, widgets, extra
+
+    @staticmethod
+    def _values(name: str, wire: Any, options: dict[str, Any], values: dict[str, Any]) -> list[Any]:
+        choices = wire if isinstance(wire, list) else options.get("options", [])
+        if wire == "COMFY_DYNAMICCOMBO_V3":
+            key = values.get(name, choices[0]["key"])
+            nested = next(option["inputs"] for option in choices if option["key"] == key)
+            found = [key]
+            for inner, spec in nested.get("required", {}).items():
+                if spec[0] in _WIDGETS:
+                    found += Flow._values(f"{name}__{inner}", spec[0], spec[1], values)
+            return found
+        default = options.get("default", choices[0] if choices else "")
+        found = [values.get(name, default)]
+        return [*found, "fixed"] if options.get("control_after_generate") else found
+
+    def _connect(self, link: Link, slot: int) -> int:
+        origin, output = link
+        node = self.nodes[origin - 1]
+        (index,) = [i for i, o in enumerate(node["outputs"]) if o["name"] == output]
+        number = len(self.links) + 1
+        node["outputs"][index]["links"].append(number)
+        target = len(self.nodes) + 1
+        self.links.append([number, origin, index, target, slot, node["outputs"][index]["type"]])
+        return number
+
+    def _append(
+        self,
+        kind: str,
+        height: int,
+        inputs: list[Any],
+        outputs: list[Any],
+        widgets: list[Any],
+        properties: dict[str, Any],
+        title: str | None,
+    ) -> int:
+        number = len(self.nodes) + 1
+        node = {
+            "id": number,
+            "type": kind,
+            "pos": [self.x, self.y],
+            "size": [WIDTH, height],
+            "flags": {},
+            "order": number - 1,
+            "mode": 0,
+            "inputs": inputs,
+            "outputs": outputs,
+            "properties": properties,
+            "widgets_values": widgets,
+        }
+        if title:
+            node["title"] = title
+        self.nodes.append(node)
+        self.y += height + 50
+        return number
+
+    def document(self) -> dict[str, Any]:
+        """The workflow as the front end reads it."""
+        self._close()
+        groups = [
+            {
+                "id": i + 1,
+                "title": group["title"],
+                "bounding": group["bounding"],
+                "color": COLOURS[i % len(COLOURS)],
+                "font_size": 24,
+                "flags": {},
+            }
+            for i, group in enumerate(self.groups)
+        ]
+        return {
+            "last_node_id": len(self.nodes),
+            "last_link_id": len(self.links),
+            "nodes": self.nodes,
+            "links": self.links,
+            "groups": groups,
+            "config": {},
+            "extra": {"ds": {"scale": 0.55, "offset": [60, 60]}},
+            "version": 0.4,
+        }
+
+
+def _model(name: str) -> dict[str, str]:
+    entry = load_manifest()[name]
+    assert entry.url is not None
+    return {"name": entry.file, "url": entry.url, "directory": entry.folder}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Outputs that every graph starts from."""
+
+    model: Link
+    vae: Link
+    clip: Link
+    image: Link
+    landmarks: Link | None
+    mini: bool
+
+    @property
+    def finder(self) -> str:
+        return "miniature" if self.mini else "auto"
+
+    def faces(self, links: dict[str, Link]) -> dict[str, Link]:
+        """``links``, with the face landmarks where there are any."""
+        return links if self.landmarks is None else {**links, "face_landmarks": self.landmarks}
+
+
+MINI_SOURCE = "a person with short black hair, red clothes, green background"
+MINI_SEED = 0
+REAL_SOURCE = "a studio portrait of a woman with brown hair, grey background"
+
+_ABOUT_MINI = (
+    "## The miniature\nA tiny FLUX, VAE and text encoder that come with the pack. They know only drawn portraits "
+    "of nobody, and run on a CPU. Every node is the one you use with FLUX.1-dev.\n\nWords: {words}"
+)
+_ABOUT_REAL = (
+    "## Models\n- flux1-dev.safetensors in diffusion_models\n- ae.safetensors in vae\n- clip_l and t5xxl_fp16 in "
+    "text_encoders\n- mediapipe_face_fp32.safetensors in detection\n- vgg19-dcbb9e9d.pth in fluxguard/perceptual\n- "
+    "recognisers in fluxguard/recognisers\n\n`fluxguard models list` shows urls, sizes and licences; `fluxguard models "
+    "download NAME` fetches and checks one.\n\nFLUX.1-dev is not for commercial use."
+)
+
+
+def start(flow: Flow, mini: bool, *, flux: bool = True, count: int = 1, about: str = "") -> Stage:
+    """Models and picture."""
+    flow.column("1 · Models")
+    if about:
+        flow.note(about, 180)
+    model = vae = clip = (0, "")
+    if mini:
+        if flux:
+            model = flow.node("UNETLoader", unet_name="fluxguard-mini-flux.safetensors"), "MODEL"
+            clip = flow.node("FluxGuard_LoadMiniTextEncoder"), "CLIP"
+        vae = flow.node("VAELoader", vae_name="fluxguard-mini-vae.safetensors"), "VAE"
+        flow.note(
+            _ABOUT_MINI.format(
+                words="hair, lipstick, eyeshadow, eyeglasses, hat, beard, smiling, background"
+            ),
+            220,
+        )
+    else:
+        if flux:
+            model = (
+                flow.node("UNETLoader", models=("flux1-dev",), unet_name="flux1-dev.safetensors"),
+                "MODEL",
+            )
+            clip = (
+                flow.node(
+                    "DualCLIPLoader",
+                    models=("clip-l", "t5xxl-fp16"),
+                    clip_name1="clip_l.safetensors",
+                    clip_name2="t5xxl_fp16.safetensors",
+                    type="flux",
+                ),
+                "CLIP",
+            )
+        vae = flow.node("VAELoader", models=("flux1-vae",), vae_name="ae.safetensors"), "VAE"
+        flow.note(_ABOUT_REAL, 340)
+    flow.column("2 · Picture")
+    if mini:
+        picture = flow.node("FluxGuard_MiniPortrait", seed=MINI_SEED, count=count)
+        image: Link = picture, "IMAGE"
+        flow.node("PreviewImage", {"images": image}, "The picture")
+        return Stage(model, vae, clip, image, None, mini)
+    image = flow.node("LoadImage", image="example.png"), "IMAGE"
+    if count > 1:
+        second = (
+            flow.node("LoadImage", image="example.png", title="Second picture, of the same size"),
+            "IMAGE",
+        )
+        image = flow.node("ImageBatch", {"image1": image, "image2": second}), "IMAGE"
+    if flux:
+        image = flow.node("ImageScaleToTotalPixels", {"image": image}, megapixels=1.0), "IMAGE"
+    detector = flow.node(
+        "LoadMediaPipeFaceLandmarker",
+        models=("mediapipe-face",),
+        model_name="mediapipe_face_fp32.safetensors",
+    )
+    wire = flow.nodes[detector - 1]["outputs"][0]["name"]
+    found = flow.node(
+        "MediaPipeFaceLandmarker", {"face_detection_model": (detector, wire), "image": image}
+    )
+    return Stage(model, vae, clip, image, (found, "face_landmarks"), mini)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An inversion with its edit patches."""
+
+    model: Link
+    trajectory: Link
+
+
+def edit(
+    flow: Flow, stage: Stage, model: Link, source: str, words: str, *, fireflow: bool = False
+) -> Edit:
+    """Inversion, mask and the two patches."""
+    steps = 12 if stage.mini else 25
+    flow.column("3 · Inversion")
+    prompt = flow.node(
+        "CLIPTextEncode", {"clip": stage.clip}, "Source prompt: the picture as it is", text=source
+    )
+    latent = flow.node("VAEEncode", {"pixels": stage.image, "vae": stage.vae})
+    inversion = flow.node(
+        "FluxGuard_RFInversion",
+        {"model": model, "positive": (prompt, "CONDITIONING"), "latent": (latent, "LATENT")},
+        steps=steps,
+        solver="fireflow" if fireflow else "midpoint",
+        value_intervals=2 if stage.mini else 5,
+    )
+    trajectory: Link = inversion, "trajectory"
+    flow.column("4 · What may change")
+    mask = flow.node(
+        "FluxGuard_TextToMask",
+        stage.faces({"image": stage.image}),
+        text=words,
+        method="miniature" if stage.mini else "auto",
+        grow=2 if stage.mini else 8,
+    )
+    injected = flow.node(
+        "FluxGuard_AttentionVInjection", {"model": model, "trajectory": trajectory}
+    )
+    fused = flow.node(
+        "FluxGuard_VelocityFusion",
+        {"model": (injected, "MODEL"), "trajectory": trajectory, "mask": (mask, "MASK")},
+    )
+    return Edit((fused, "MODEL"), trajectory)
+
+
+def people(flow: Flow, stage: Stage) -> tuple[Link, Link]:
+    """Recognisers and identity."""
+    if stage.mini:
+        names = (["mini-ir", "mini-irse", "mini-facenet"], ["mini-mobileface", "mini-vit"])
+    else:
+        names = (["facexlib-irse50", "pyfeat-facenet"], ["auraface"])
+    ensemble = flow.node("FluxGuard_FREnsembleLoader", attacked=names[0], held_out=names[1])
+    identity = flow.node("FluxGuard_Identity", kind="synthetic", kind__seed=7)
+    return (ensemble, "ensemble"), (identity, "identity")
+
+
+def decoded(flow: Flow, stage: Stage, latent: Link, title: str, *, save: bool = False) -> Link:
+    """Decode and show a latent."""
+    picture: Link = flow.node("VAEDecode", {"samples": latent, "vae": stage.vae}), "IMAGE"
+    if save:
+        flow.node("SaveImage", {"images": picture}, title, filename_prefix="fluxguard/protected")
+    else:
+        flow.node("PreviewImage", {"images": picture}, title)
+    return picture
+
+
+def refined(
+    flow: Flow, stage: Stage, model: Link, edit: Edit, target: str, who: tuple[Link, Link]
+) -> int:
+    """Target prompt and refiner."""
+    prompt = flow.node("CLIPTextEncode", {"clip": stage.clip}, "Target prompt", text=target)
+    quick = {"attacked_intervals": 3, "optimiser_steps": 6, "random_views": 1} if stage.mini else {}
+    return flow.node(
+        "FluxGuard_LatentRefiner",
+        stage.faces(
+            {
+                "model": model,
+                "positive": (prompt, "CONDITIONING"),
+                "trajectory": edit.trajectory,
+                "vae": stage.vae,
+                "ensemble": who[0],
+                "identity": who[1],
+            }
+        ),
+        face_finder=stage.finder,
+        **quick,
+    )
+
+
+def reported(flow: Flow, stage: Stage, pictures: tuple[Link, Link, Link], ensemble: Link) -> None:
+    """The report on original, edited and protected."""
+    original, edited, protected = pictures
+    links = {"original": original, "edited": edited, "protected": protected, "ensemble": ensemble}
+    flow.node("FluxGuard_PrivacyReport", stage.faces(links), face_finder=stage.finder)
+
+
+def _prompts(stage: Stage) -> tuple[str, str, str]:
+    """Source prompt, target prompt, and the words to mask."""
+    if stage.mini:
+        target = MINI_SOURCE.replace("black hair", "black hair, wearing red lipstick")
+        return MINI_SOURCE, target, "red lipstick"
+    return REAL_SOURCE, f"{REAL_SOURCE}, wearing bright red lipstick", "red lipstick"
+
+
+def edit_and_protect(flow: Flow, mini: bool, *, lora: bool = False, count: int = 1) -> None:
+    """Graphs 1, 2 and 6: the whole method, with a LoRA, on a batch."""
+    stage = start(flow, mini, count=count)
+    model = stage.model
+    if lora:
+        name = "fluxguard-mini-pencil.safetensors" if mini else "your-style.safetensors"
+        model = flow.node("LoraLoaderModelOnly", {"model": model}, lora_name=name), "MODEL"
+    source, target, words = _prompts(stage)
+    if count > 1:
+        source = source if not mini else "a person"
+        target = target if not mini else "a person wearing red lipstick"
+    change = edit(flow, stage, model, source, words)
+    flow.column("5 · Protect")
+    who = people(flow, stage)
+    result = refined(flow, stage, change.model, change, target, who)
+    flow.column("6 · Results")
+    protected = decoded(flow, stage, (result, "protected"), "Protected", save=True)
+    edited = decoded(flow, stage, (result, "edited"), "Edited, not protected")
+    flow.column("7 · Did it work?")
+    plain: Link = stage.image
+    reported(flow, stage, (plain, edited, protected), who[0])
+
+
+def edit_only(flow: Flow, mini: bool) -> None:
+    """Graph 3: the edit in the stock sampler graph."""
+    stage = start(flow, mini)
+    source, target, words = _prompts(stage)
+    change = edit(flow, stage, stage.model, source, words)
+    flow.column("5 · Stock sampler")
+    begin = flow.node(
+        "FluxGuard_TrajectoryStart", {"model": stage.model, "trajectory": change.trajectory}
+    )
+    prompt = flow.node("CLIPTextEncode", {"clip": stage.clip}, "Target prompt", text=target)
+    guided = flow.node("FluxGuidance", {"conditioning": (prompt, "CONDITIONING")}, guidance=5.5)
+    guider = flow.node(
+        "BasicGuider", {"model": change.model, "conditioning": (guided, "CONDITIONING")}
+    )
+    sampler = flow.node("FluxGuard_RFSampler")
+    sampled = flow.node(
+        "SamplerCustomAdvanced",
+        {
+            "noise": (begin, "NOISE"),
+            "guider": (guider, "GUIDER"),
+            "sampler": (sampler, "SAMPLER"),
+            "sigmas": (begin, "SIGMAS"),
+            "latent_image": (begin, "LATENT"),
+        },
+    )
+    flow.column("6 · Result")
+    decoded(flow, stage, (sampled, "output"), "Edited", save=True)
+
+
+def protect_existing(flow: Flow, mini: bool) -> None:
+    """Graph 4: no edit; the protected face goes back into the original picture."""
+    stage = start(flow, mini, flux=False)
+    flow.column("3 · Protect")
+    latent = flow.node("VAEEncode", {"pixels": stage.image, "vae": stage.vae})
+    who = people(flow, stage)
+    quick = {"attacked_intervals": 3, "optimiser_steps": 8, "random_views": 1} if mini else {}
+    protection = flow.node(
+        "FluxGuard_ProtectLatent",
+        stage.faces(
+            {"latent": (latent, "LATENT"), "vae": stage.vae, "ensemble": who[0], "identity": who[1]}
+        ),
+        face_finder=stage.finder,
+        **quick,
+    )
+    flow.column("4 · Back into the picture")
+    picture: Link = (
+        flow.node("VAEDecode", {"samples": (protection, "protected"), "vae": stage.vae}),
+        "IMAGE",
+    )
+    pasted: Link = (
+        flow.node(
+            "ImageCompositeMasked",
+            {"destination": stage.image, "source": picture, "mask": (protection, "region")},
+            "Only the face changes",
+        ),
+        "IMAGE",
+    )
+    flow.node("SaveImage", {"images": pasted}, "Protected", filename_prefix="fluxguard/protected")
+    flow.note(
+        "The sides of the picture should be multiples of 8: VAE Encode cuts the rest off. Crop it before if they are not.",
+        110,
+    )
+    flow.column("5 · Did it work?")
+    reported(flow, stage, (stage.image, stage.image, pasted), who[0])
+
+
+def many_prompts(flow: Flow, mini: bool) -> None:
+    """Graph 5: one inversion, several edits."""
+    stage = start(flow, mini)
+    source, _, _ = _prompts(stage)
+    if mini:
+        changes = ["wearing red lipstick", "wearing pink lipstick", "wearing dark lipstick"]
+        targets = [source.replace("black hair", f"black hair, {change}") for change in changes]
+    else:
+        targets = [f"{source}, wearing {colour} lipstick" for colour in ("red", "pink", "black")]
+    change = edit(flow, stage, stage.model, source, "lipstick")
+    flow.column("5 · Protect")
+    who = people(flow, stage)
+    flow.note(
+        "The inversion and the patches are made once. Change one prompt, and only its branch runs again.",
+        110,
+    )
+    for i, target in enumerate(targets):
+        flow.column(f"6 · Prompt {i + 1}")
+        result = refined(flow, stage, change.model, change, target, who)
+        decoded(flow, stage, (result, "protected"), f"Protected {i + 1}", save=True)
+
+
+GRAPHS = {
+    "edit-and-protect": edit_and_protect,
+    "edit-and-protect-lora": lambda flow, mini: edit_and_protect(flow, mini, lora=True),
+    "edit-only": edit_only,
+    "protect-existing": protect_existing,
+    "many-prompts": many_prompts,
+    "batch": lambda flow, mini: edit_and_protect(flow, mini, count=2),
+}
+
+
+def main(url: str) -> None:
+    with urllib.request.urlopen(f"{url}/object_info", timeout=60) as answer:
+        schemas = json.loads(answer.read())
+    for name, build in GRAPHS.items():
+        for mini in (False, True):
+            flow = Flow(schemas)
+            build(flow, mini)
+            path = ROOT / "workflows" / f"{'mini-' if mini else ''}{name}.json"
+            path.write_text(
+                json.dumps(flow.document(), indent=1, ensure_ascii=False) + "\n", "utf-8"
+            )
+            print(path.name, len(flow.nodes))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1].rstrip("/"))

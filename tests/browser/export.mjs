@@ -1,0 +1,64 @@
+// Opens workflows in ComfyUI's real front end: exports them in API format, takes screenshots, queues one.
+// Usage: node export.mjs URL CHROMIUM OUT [--run NAME]; reads {name: workflow} as JSON from standard input.
+import { readFileSync, writeFileSync, mkdirSync } from "node:fs";
+import { createRequire } from "node:module";
+
+const require = createRequire(process.env.PLAYWRIGHT_HOME ? `${process.env.PLAYWRIGHT_HOME}/` : import.meta.url);
+const { chromium } = require("playwright-core");
+const [url, executablePath, out, , runName] = process.argv.slice(2);
+const workflows = JSON.parse(readFileSync(0, "utf8"));
+mkdirSync(out, { recursive: true });
+
+const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu"] });
+const page = await browser.newPage({ viewport: { width: 1900, height: 1000 } });
+const problems = [];
+page.on("pageerror", (error) => problems.push(String(error)));
+await page.goto(url);
+await page.waitForFunction(() => window.app?.graph && window.app?.canvas, null, { timeout: 120000 });
+await page.waitForTimeout(3000);
+await page.keyboard.press("Escape"); // the template dialog of a first visit
+await page.waitForTimeout(500);
+
+const results = {};
+for (const [name, workflow] of Object.entries(workflows)) {
+  await page.evaluate(async (graph) => { await window.app.loadGraphData(graph); }, workflow);
+  await page.waitForTimeout(1200);
+  const state = await page.evaluate(async () => {
+    const prompt = await window.app.graphToPrompt();
+    const dialogs = [...document.querySelectorAll("[role=dialog]")]
+      .filter((element) => element.offsetParent !== null || element.getClientRects().length)
+      .map((element) => element.innerText);
+    const missing = window.app.graph.nodes.filter((node) => node.has_errors && !node.constructor.nodeData
+      && !["Note", "MarkdownNote", "Reroute"].includes(node.type)).map((node) => node.type);
+    return { output: prompt.output, workflow: prompt.workflow, dialogs, missing };
+  });
+  results[name] = state;
+  await page.keyboard.press("Escape");
+  await page.waitForTimeout(300);
+  await page.evaluate(() => {
+    const { graph, canvas } = window.app;
+    const boxes = graph.groups.map((group) => group._bounding ?? group.bounding);
+    const left = Math.min(...boxes.map((box) => box[0])), top = Math.min(...boxes.map((box) => box[1]));
+    const right = Math.max(...boxes.map((box) => box[0] + box[2])), bottom = Math.max(...boxes.map((box) => box[1] + box[3]));
+    const scale = Math.min(1780 / (right - left), 860 / (bottom - top));
+    canvas.ds.scale = scale;
+    canvas.ds.offset[0] = -left + 80 / scale;
+    canvas.ds.offset[1] = -top + 90 / scale;
+    canvas.setDirty(true, true);
+  });
+  await page.waitForTimeout(900);
+  await page.screenshot({ path: `${out}/${name}.png` });
+}
+
+if (runName) {
+  await page.evaluate(async (graph) => { await window.app.loadGraphData(graph); }, workflows[runName]);
+  await page.waitForTimeout(1000);
+  await page.evaluate(async () => { await window.app.queuePrompt(0, 1); });
+  await page.waitForFunction(
+    () => window.app.graph.nodes.some((node) => node.type === "SaveImage" && node.imgs?.length),
+    null, { timeout: 300000 });
+  await page.waitForTimeout(500);
+  await page.screenshot({ path: `${out}/${runName}-result.png` });
+}
+writeFileSync(`${out}/results.json`, JSON.stringify({ results, problems }, null, 1));
+await browser.close();

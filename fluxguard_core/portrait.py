@@ -25,7 +25,7 @@ from .flow import (
 )
 from .flow.controls import paper_injection, paper_window
 from .flow.solvers import SOLVERS
-from .picture import crop_to
+from .picture import PIXELS_PER_LATENT, crop_to
 from .protect.assemble import assemble_refiner, touched_pixels
 from .protect.perceptual import PerceptualDistance
 from .protect.presets import Preset
@@ -35,7 +35,7 @@ from .protect.run import edit_and_protect
 from .recognition.ensemble import Ensemble
 from .recognition.faces import Face, FaceFinder
 from .recognition.identity import Identity
-from .region.mask import FaceParser, coverage, soft_mask
+from .region import FaceParser, coverage, grow, soft_mask, text_mask
 
 Phase = Literal["inversion", "generation", "protection"]
 # Called with the phase, how much of it is done, how much there is, and the picture or None. May raise
@@ -155,6 +155,20 @@ def protect_portrait(
         trajectory=trajectory,
         interrupted=result.interrupted,
     )
+
+
+def mask_from_words(models: Models, picture: Tensor, source_prompt: str, prompt: str) -> Tensor:
+    """Edit mask [B, 1, H, W] of what ``prompt`` says differently from ``source_prompt``.
+
+    Grown by half a latent cell, so that the cells on its rim are edited rather than half kept.
+    """
+    if models.parse_face is None:
+        raise FluxGuardError(
+            "This model has no face parser to turn words into a mask. Give the edit's area with --mask PNG "
+            "(white may change, same size as the photo)."
+        )
+    found = text_mask(picture, prompt, models.parse_face, source=source_prompt)
+    return grow(found, PIXELS_PER_LATENT / 2)
 
 
 def edit_controls(trajectory: Trajectory, mask: Tensor, preset: Preset) -> Sequence[EditControl]:

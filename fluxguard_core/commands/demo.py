@@ -13,10 +13,9 @@ from torch import Tensor
 
 from ..evaluate.html import write_html
 from ..imageio import read_picture, write_png
-from ..portrait import Job, Models, protect_portrait, seeded
+from ..portrait import Job, Models, mask_from_words, protect_portrait, seeded
 from ..protect.presets import PRESETS, preset_named
 from ..recognition.faces import choose
-from ..region import text_mask
 from ..reporting import Finals, make_report
 from .progress import progress_bars, stopping
 from .protect import parse_identity
@@ -94,15 +93,15 @@ def _portraits(args: argparse.Namespace, seed: int) -> tuple[Tensor, Tensor | No
 
 def _job(args: argparse.Namespace, models: Models, source: Tensor, seed: int) -> Job:
     face = choose(models.find_faces(source[0]), "largest")[0]
-    if models.describe is None or models.complete is None or models.parse_face is None:
-        raise AssertionError("the miniature describes, completes and parses")
+    if models.describe is None or models.complete is None:
+        raise AssertionError("the miniature describes and completes")
     source_prompt = models.describe(source)
     prompt = models.complete(source_prompt, args.prompt)
     return Job(
         picture=source,
         source_prompt=source_prompt,
         prompt=prompt,
-        mask=text_mask(source, prompt, models.parse_face, source=source_prompt),
+        mask=mask_from_words(models, source, source_prompt, prompt),
         face=face,
         identity=parse_identity(args.identity),
         preset=seeded(preset_named(args.preset), seed),

@@ -16,12 +16,12 @@ from ..errors import FluxGuardError, Interrupted
 from ..evaluate.html import write_html
 from ..face_crop import FaceCrop, crop_face
 from ..imageio import Picture, luma, read_mask, read_picture, write_png
-from ..portrait import Job, Models, protect_portrait, seeded
+from ..portrait import Job, Models, mask_from_words, protect_portrait, seeded
 from ..protect.presets import PRESETS, preset_named
 from ..recognition.detectors import typed_box
 from ..recognition.faces import Face, choose
 from ..recognition.identity import EXPLANATIONS, Identity, photo, synthetic, untargeted
-from ..region import EmptyMask, text_mask
+from ..region import EmptyMask
 from ..reporting import Finals, make_report
 from . import sources
 from .plan import print_plan
@@ -195,13 +195,8 @@ def _mask(
                 "face, or choose another one with --face."
             )
         return inside
-    if models.parse_face is None:
-        raise FluxGuardError(
-            "This model has no face parser to turn words into a mask. Give the edit's area with --mask PNG "
-            "(white may change, same size as the photo)."
-        )
     working = picture.rgb if crop is None else crop.working
-    return text_mask(working, prompt, models.parse_face, source=source_prompt)
+    return mask_from_words(models, working, source_prompt, prompt)
 
 
 def _face(args: argparse.Namespace, models: Models, picture: Tensor) -> Face:

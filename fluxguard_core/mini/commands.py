@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from . import quality_command
 from .cache import CachePlan, build_cache, default_cache
 from .faces_train import PARTS as FACE_PARTS
 from .training import TrainPlan, pick_device
@@ -72,6 +73,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--compile", action="store_true", help="fuse FLUX's blocks (C++ compiler)")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
     parser.set_defaults(run=run_train)
+    quality_command.register(kinds)
 
 
 def run_train(args: argparse.Namespace) -> int:

@@ -16,11 +16,19 @@ from ..evaluate.baselines import at_equal_ssim, blurred, noisy
 from ..evaluate.quality import masked_psnr, ssim
 from ..evaluate.similarity import Shot, measure
 from ..evaluate.statistics import bootstrap_mean, paired, wilson
-from ..portrait import Job, Models, Outcome, invert_portrait, protect_portrait, seeded
+from ..portrait import (
+    Job,
+    Models,
+    Outcome,
+    invert_portrait,
+    mask_from_words,
+    protect_portrait,
+    seeded,
+)
 from ..protect.presets import Preset
 from ..recognition.faces import choose
 from ..recognition.identity import untargeted
-from ..region import soft_mask, text_mask
+from ..region import soft_mask
 from .captions import caption, parse_caption
 from .faces import classify_attributes
 from .models import complete
@@ -86,14 +94,11 @@ def _measured(models: Models, preset: Preset, index: int, spec: PortraitSpec, na
     portrait = render(with_attributes(spec, **before))
     picture, source_prompt = portrait.image[None], caption(portrait.spec.attributes)
     prompt = complete(source_prompt, words)
-    if models.parse_face is None:
-        raise FluxGuardError("The measurement needs the miniature's face parser.")
-    mask = text_mask(picture, prompt, models.parse_face, source=source_prompt)
     job = Job(
         picture=picture,
         source_prompt=source_prompt,
         prompt=prompt,
-        mask=mask,
+        mask=mask_from_words(models, picture, source_prompt, prompt),
         face=choose(models.find_faces(picture[0]), "largest")[0],
         identity=untargeted(),
         preset=seeded(preset, index),

@@ -22,11 +22,10 @@ from fluxguard_core.mini.portrait_spec import PortraitSpec, identity, random_spe
 from fluxguard_core.mini.renderer import render
 from fluxguard_core.models import load_manifest
 from fluxguard_core.models.loading import load_tensors
-from fluxguard_core.portrait import Job, Models, Outcome, protect_portrait, seeded
+from fluxguard_core.portrait import Job, Models, Outcome, mask_from_words, protect_portrait, seeded
 from fluxguard_core.protect.presets import preset_named
 from fluxguard_core.recognition.faces import choose
 from fluxguard_core.recognition.identity import untargeted
-from fluxguard_core.region import text_mask
 
 # Seeds that no training, calibration or choice of settings has used.
 SEEDS = (5_000_001, 5_000_002, 5_000_003, 5_000_004, 5_000_005)
@@ -45,14 +44,14 @@ def models() -> Models:
 
 
 def job_for(models: Models, picture: Tensor, edit: str, seed: int) -> Job:
-    assert models.describe is not None and models.parse_face is not None
+    assert models.describe is not None
     source_prompt = models.describe(picture)
     prompt = complete(source_prompt, edit)
     return Job(
         picture=picture,
         source_prompt=source_prompt,
         prompt=prompt,
-        mask=text_mask(picture, prompt, models.parse_face, source=source_prompt),
+        mask=mask_from_words(models, picture, source_prompt, prompt),
         face=choose(models.find_faces(picture[0]), "largest")[0],
         identity=untargeted(),
         preset=seeded(preset_named("default"), seed),
@@ -127,9 +126,7 @@ def test_a_photo_of_the_renderer_is_a_photo(tmp_path: Path) -> None:
     assert json.loads(out.with_suffix(".json").read_text())["model"] == "miniature"
 
 
-def test_no_face_and_unknown_words_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_no_face_and_unknown_words_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     wall = write_png(tmp_path / "wall.png", torch.full((1, 3, 128, 128), 0.5))
     out = str(tmp_path / "out.png")
     assert main(["protect", str(wall), "--prompt", EDIT, "-o", out]) == 2

@@ -18,7 +18,7 @@ from .world import load_stack
 
 SIZE = 128
 # Brings the features' squared distance to where the published τ = 0.3 binds: SSIM of about 0.9.
-_FEATURE_SCALE = 300**0.5
+FEATURE_SCALE = 300**0.5
 
 
 def miniature(ensemble: Ensemble | None = None, device: str = "cpu") -> Models:
@@ -61,6 +61,6 @@ def encoder_features(vae: Any) -> Features:
     trunk = torch.nn.Sequential(*layers[: strided[2]])
 
     def features(picture: Tensor) -> Tensor:
-        return _FEATURE_SCALE * trunk(picture)
+        return FEATURE_SCALE * trunk(picture)
 
     return features

@@ -41,6 +41,7 @@ from ..fluxguard_core.flow.controls import expand_batch
 from ..fluxguard_core.flow.field import require_finite
 from ..fluxguard_core.flow.solvers import solver_named
 from ..fluxguard_core.imageio import to_pillow
+from ..fluxguard_core.mini.models import FEATURE_SCALE
 from ..fluxguard_core.protect.gradients import differentiable
 
 Model = Any  # comfy.model_patcher.ModelPatcher, which is untyped
@@ -554,7 +555,9 @@ class PictureDecoder:
         with ordinary_tensors():
             writers = [encoder[strided[1]], *(block.conv[-1] for block in trunk[strided[1] + 1 :])]
             used = sum(layer.weight.abs().flatten(1).amax(1) for layer in writers) > 0
-        return lambda picture: trunk(picture.to(self.vae.vae_dtype)).float()[:, used]
+        return lambda picture: (
+            FEATURE_SCALE * trunk(picture.to(self.vae.vae_dtype)).float()[:, used]
+        )
 
 
 def picture_decoder(vae: Any) -> PictureDecoder:

@@ -220,8 +220,8 @@ class Stage:
         return links if self.landmarks is None else {**links, "face_landmarks": self.landmarks}
 
 
-MINI_SOURCE = "a person with short black hair, red clothes, green background"
-MINI_SEED = 0
+MINI_SOURCE = "a person with long brown hair, white clothes, pink background"
+MINI_SEED = 349
 REAL_SOURCE = "a studio portrait of a woman with brown hair, grey background"
 
 _ABOUT_MINI = (
@@ -349,7 +349,7 @@ def people(flow: Flow, stage: Stage) -> tuple[Link, Link]:
     else:
         names = (["facexlib-irse50", "pyfeat-facenet"], ["auraface"])
     ensemble = flow.node("FluxGuard_FREnsembleLoader", attacked=names[0], held_out=names[1])
-    identity = flow.node("FluxGuard_Identity", kind="synthetic", kind__seed=7)
+    identity = flow.node("FluxGuard_Identity", kind="untargeted")
     return (ensemble, "ensemble"), (identity, "identity")
 
 
@@ -368,7 +368,7 @@ def refined(
 ) -> int:
     """Target prompt and refiner."""
     prompt = flow.node("CLIPTextEncode", {"clip": stage.clip}, "Target prompt", text=target)
-    quick = {"attacked_intervals": 3, "optimiser_steps": 6, "random_views": 1} if stage.mini else {}
+    quick = {"attacked_intervals": 3, "optimiser_steps": 5, "random_views": 1} if stage.mini else {}
     return flow.node(
         "FluxGuard_LatentRefiner",
         stage.faces(
@@ -396,7 +396,7 @@ def reported(flow: Flow, stage: Stage, pictures: tuple[Link, Link, Link], ensemb
 def _prompts(stage: Stage) -> tuple[str, str, str]:
     """Source prompt, target prompt, and the words to mask."""
     if stage.mini:
-        target = MINI_SOURCE.replace("black hair", "black hair, wearing red lipstick")
+        target = MINI_SOURCE.replace("brown hair", "brown hair, wearing red lipstick")
         return MINI_SOURCE, target, "red lipstick"
     return REAL_SOURCE, f"{REAL_SOURCE}, wearing bright red lipstick", "red lipstick"
 
@@ -496,7 +496,7 @@ def many_prompts(flow: Flow, mini: bool) -> None:
     source, _, _ = _prompts(stage)
     if mini:
         changes = ["wearing red lipstick", "wearing pink lipstick", "wearing dark lipstick"]
-        targets = [source.replace("black hair", f"black hair, {change}") for change in changes]
+        targets = [source.replace("brown hair", f"brown hair, {change}") for change in changes]
     else:
         targets = [f"{source}, wearing {colour} lipstick" for colour in ("red", "pink", "black")]
     change = edit(flow, stage, stage.model, source, "lipstick")

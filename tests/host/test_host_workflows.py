@@ -1,0 +1,300 @@
+"""The shipped miniature workflows, run to the end in a real server, and judged by their pictures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fluxguard_core.imageio import read_picture
+from fluxguard_core.mini.world import lora_path, weights_path
+
+from .server import PACK, Graph, Outcome, Server
+
+API = PACK / "workflows" / "api"
+NEEDED = [weights_path("flux"), weights_path("vae"), weights_path("text")]
+
+pytestmark = pytest.mark.skipif(
+    not all(path.is_file() for path in NEEDED), reason="the miniature's weights are not shipped yet"
+)
+
+
+def graph_of(name: str) -> Graph:
+    return dict(json.loads((API / f"mini-{name}.json").read_text(encoding="utf-8")))
+
+
+def find(graph: Graph, kind: str, title: str = "") -> str:
+    """The id of the only node of a kind (and title)."""
+    found = [
+        node
+        for node, entry in graph.items()
+        if entry["class_type"] == kind and title in entry["_meta"]["title"]
+    ]
+    assert len(found) == 1, (kind, found)
+    return found[0]
+
+
+def pictures(server: Server, outcome: Outcome, node: str) -> Tensor:
+    """The pictures of a preview or save node [B, 3, H, W]."""
+    paths = [server.output_file(entry) for entry in outcome.outputs[node]["images"]]
+    return torch.cat([read_picture(path).rgb for path in paths])
+
+
+def original(graph: Graph) -> Tensor:
+    from fluxguard_core.mini.portrait_spec import random_spec
+    from fluxguard_core.mini.renderer import render_batch
+
+    inputs = graph[find(graph, "FluxGuard_MiniPortrait")]["inputs"]
+    specs = [random_spec(inputs["seed"] + i) for i in range(inputs["count"])]
+    return render_batch(specs, inputs["size"])[0]
+
+
+def similarities(before: Tensor, after: Tensor) -> dict[str, list[float]]:
+    """Cosine of each picture to its original, by recogniser; the face is found anew in both."""
+    from fluxguard_core.mini.faces import find_faces, load_ensemble
+    from fluxguard_core.recognition import align
+
+    def crop(image: Tensor, size: int) -> Tensor:
+        landmarks = find_faces(image)[0].landmarks
+        assert landmarks is not None
+        return align(image[None], landmarks[None], size)
+
+    found: dict[str, list[float]] = {}
+    for encoder in load_ensemble(held_out=["mobileface"]).members:
+        with torch.no_grad():
+            found[encoder.name] = [
+                float((encoder(crop(a, encoder.size)) * encoder(crop(b, encoder.size))).sum())
+                for a, b in zip(before, after, strict=True)
+            ]
+    return found
+
+
+def assert_protected(before: Tensor, edited: Tensor, protected: Tensor) -> None:
+    """Every recogniser sees less of the person than in the edit; the attacked ones no longer match."""
+    from fluxguard_core.mini.faces import load_recogniser
+
+    baseline, result = similarities(before, edited), similarities(before, protected)
+    for name, values in result.items():
+        assert max(values) < min(baseline[name]) - 0.1, (name, baseline[name], values)
+    for name in ("mini-ir", "mini-irse", "mini-facenet"):
+        limit = load_recogniser(name).threshold()
+        assert max(result[name]) < limit, (name, result[name], limit)
+
+
+def assert_edited(server: Server, graph: Graph, outcome: Outcome, after: Tensor) -> None:
+    """Lipstick where there was none; the rest of the picture as the autoencoder gives it back."""
+    from fluxguard_core.mini.faces import classify_attributes
+
+    before = original(graph)
+    assert all(found["lipstick"] == "none" for found in classify_attributes(before))
+    assert all(found["lipstick"] == "red" for found in classify_attributes(after))
+    mask = pictures(server, outcome, find(graph, "FluxGuard_TextToMask"))[:, :1]
+    far = torch.nn.functional.max_pool2d(mask, 33, stride=1, padding=16) == 0
+    difference = (after - before).abs().amax(1, keepdim=True)
+    assert float(difference[far].mean()) < 0.04
+
+
+def test_edit_only(server: Server) -> None:
+    graph = graph_of("edit-only")
+    outcome = server.result(graph)
+    edited = pictures(server, outcome, find(graph, "SaveImage"))
+    assert_edited(server, graph, outcome, edited)
+
+
+@pytest.mark.parametrize("name", ["edit-and-protect", "batch"])
+def test_edit_and_protect(server: Server, name: str) -> None:
+    graph = graph_of(name)
+    outcome = server.result(graph)
+    protected = pictures(server, outcome, find(graph, "SaveImage"))
+    edited = pictures(server, outcome, find(graph, "PreviewImage", "Edited"))
+    assert len(protected) == len(original(graph))
+    assert_protected(original(graph), edited, protected)
+    if name != "batch":
+        assert_edited(server, graph, outcome, edited)
+    report = outcome.outputs[find(graph, "FluxGuard_PrivacyReport")]["images"]
+    assert report and server.output_file(report[0]).stat().st_size > 10_000
+
+
+@pytest.mark.skipif(not lora_path("pencil").is_file(), reason="the LoRA is not shipped yet")
+def test_edit_and_protect_with_a_lora(server: Server) -> None:
+    graph, plain = graph_of("edit-and-protect-lora"), graph_of("edit-and-protect")
+    results = []
+    for one in (graph, plain):
+        outcome = server.result(one)
+        results.append(pictures(server, outcome, find(one, "PreviewImage", "Edited")))
+    assert float((results[0] - results[1]).abs().max()) > 0.02
+
+
+def test_protect_existing(server: Server) -> None:
+    graph = graph_of("protect-existing")
+    outcome = server.result(graph)
+    before, after = original(graph), pictures(server, outcome, find(graph, "SaveImage"))
+    assert_protected(before, before, after)
+    # The picture's corners are the original's own pixels.
+    assert float((before - after).abs()[..., :8, :8].max()) < 1 / 255
+
+
+def test_another_prompt_uses_the_same_inversion(server: Server) -> None:
+    graph = graph_of("many-prompts")
+    outcome = server.result(graph)
+    saved = [n for n, entry in graph.items() if entry["class_type"] == "SaveImage"]
+    assert len({pictures(server, outcome, node).numpy().tobytes() for node in saved}) == len(saved)
+    prompts = [n for n, entry in graph.items() if entry["_meta"]["title"] == "Target prompt"]
+    graph[prompts[0]]["inputs"]["text"] += ", smiling"
+    again = server.result(graph)
+    inversion = find(graph, "FluxGuard_RFInversion")
+    refiners = [n for n, e in graph.items() if e["class_type"] == "FluxGuard_LatentRefiner"]
+    assert inversion in again.cached
+    assert len([node for node in refiners if node in again.cached]) == len(refiners) - 1
+
+
+@pytest.fixture
+def socket(server: Server) -> Iterator[Any]:
+    websocket = pytest.importorskip("websocket")
+    address = server.url.replace("http", "ws") + f"/ws?clientId={server.client}"
+    connection = websocket.create_connection(address, timeout=120)
+    yield connection
+    connection.close()
+
+
+def messages(connection: Any, prompt_id: str) -> Iterator[tuple[str, Any]]:
+    """Text messages as (kind, data), previews as ("preview", bytes), until the prompt has ended."""
+    while True:
+        message = connection.recv()
+        if isinstance(message, bytes):
+            yield "preview", message
+            continue
+        content = json.loads(message)
+        yield content["type"], content["data"]
+        ended = ("execution_success", "execution_error", "execution_interrupted")
+        if content["type"] in ended and content["data"]["prompt_id"] == prompt_id:
+            return
+
+
+def test_progress_and_previews(server: Server, socket: Any) -> None:
+    graph = graph_of("edit-and-protect")
+    node = find(graph, "FluxGuard_LatentRefiner")
+    graph[node]["inputs"]["seed"] = 11
+    seen = list(messages(socket, server.queue(graph)))
+    values = [d["value"] for kind, d in seen if kind == "progress" and d["node"] == node]
+    totals = {d["max"] for kind, d in seen if kind == "progress" and d["node"] == node}
+    assert len(totals) == 1 and values[-1] == totals.pop()
+    assert values == sorted(values) and len(values) >= 12
+    assert sum(kind == "preview" for kind, _ in seen) >= 12
+
+
+def test_an_interrupt_in_the_middle(server: Server, socket: Any) -> None:
+    graph = graph_of("edit-and-protect")
+    node = find(graph, "FluxGuard_LatentRefiner")
+    expected = pictures(server, server.result(graph), find(graph, "SaveImage"))
+    graph[node]["inputs"].update(seed=12, optimiser_steps=150)
+    prompt_id, asked, started = server.queue(graph), False, time.monotonic()
+    for kind, data in messages(socket, prompt_id):
+        if kind == "progress" and data["node"] == node and data["value"] > 11 and not asked:
+            server.post("/interrupt")
+            asked, started = True, time.monotonic()
+    assert asked and time.monotonic() - started < 20
+    assert server.wait(prompt_id).error == "interrupted"
+    # Usable afterwards, and right.
+    graph[node]["inputs"].update(
+        seed=0, optimiser_steps=graph_of("edit-and-protect")[node]["inputs"]["optimiser_steps"]
+    )
+    again = pictures(server, server.result(graph), find(graph, "SaveImage"))
+    assert torch.equal(again, expected)
+
+
+def test_the_users_vae_is_untouched(server: Server) -> None:
+    graph = graph_of("protect-existing")
+    vae, after = [find(graph, "VAELoader"), 0], [find(graph, "FluxGuard_ProtectLatent"), 0]
+    alone = {vae[0]: graph[vae[0]], "p": _probe(vae)}
+    before = _told(server.result(alone), "p")
+    told = _told(server.result({**graph, "p": _probe(vae, after=after)}), "p")
+    assert told[:2] == before[:2] and told[1] == "True"
+    assert int(told[2]) > 0
+    released = _told(server.result({**alone, "q": _probe(vae, unload=True)}), "q")
+    assert released[2] == "0" and released[0] == before[0]
+    # And the pack works again after the host has taken everything back.
+    graph[after[0]]["inputs"]["seed"] = 21
+    assert server.result(graph).error is None
+
+
+def _probe(vae: list[Any], **inputs: Any) -> dict[str, Any]:
+    return {"class_type": "Probe_Vae", "inputs": {"vae": vae, "unload": False, **inputs}}
+
+
+def _told(outcome: Outcome, node: str) -> list[str]:
+    return str(outcome.outputs[node]["text"][0]).split()
+
+
+def test_the_host_equals_the_diffusers_backend(server: Server, tmp_path: Path) -> None:
+    """Inversion and a whole edit on the miniature, in ComfyUI and through diffusers, to 1e-3."""
+    pytest.importorskip("diffusers")
+    from fluxguard_core.flow import (
+        ValueInjection,
+        VelocityFusion,
+        generate,
+        invert,
+        load_trajectory,
+    )
+    from fluxguard_core.mini.faces import parse_face
+    from fluxguard_core.mini.world import load_stack
+    from fluxguard_core.region import soft_mask, text_mask
+
+    from .graphs import relative_error, saved_latent, saved_trajectory
+
+    graph = graph_of("edit-only")
+    inversion, sampler = find(graph, "FluxGuard_RFInversion"), find(graph, "SamplerCustomAdvanced")
+    graph["t"] = {
+        "class_type": "FluxGuard_SaveTrajectory",
+        "inputs": {"trajectory": [inversion, 0], "filename_prefix": "fluxguard/mini"},
+    }
+    graph["l"] = {
+        "class_type": "SaveLatent",
+        "inputs": {"samples": [sampler, 0], "filename_prefix": "latents/mini"},
+    }
+    outcome = server.result(graph)
+    theirs = load_trajectory(saved_trajectory(server, "fluxguard/mini"))
+    stack, picture = load_stack(), original(graph)
+    prompts = {
+        entry["_meta"]["title"][:6]: entry["inputs"]["text"]
+        for entry in graph.values()
+        if entry["class_type"] == "CLIPTextEncode"
+    }
+    ours = invert(
+        stack.field(prompts["Source"], 1.0),
+        stack.encode(picture),
+        theirs.sigmas,
+        value_intervals=graph[inversion]["inputs"]["value_intervals"],
+    )
+    assert relative_error(theirs.source, ours.source) < 1e-3
+    assert relative_error(theirs.terminal, ours.terminal) < 1e-3
+    words = graph[find(graph, "FluxGuard_TextToMask")]["inputs"]
+    from fluxguard_core.region import grow
+
+    mask = soft_mask(grow(text_mask(picture, words["text"], parse_face), words["grow"]), 8)
+    controls = (ValueInjection(ours, ours.value_intervals), VelocityFusion(ours, mask))
+    edited = generate(stack.field(prompts["Target"], 5.5), ours, controls)
+    assert relative_error(saved_latent(server, outcome, "l"), edited) < 1e-3
+
+
+def test_gradients_are_the_engines(installation: tuple[Path, Path]) -> None:
+    """d loss / d latent inside inference mode, against the engine's own decoder."""
+    import subprocess
+
+    host, python = installation
+    script = Path(__file__).parent / "gradient_check.py"
+    done = subprocess.run(
+        [str(python), str(script), str(host), str(PACK)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    error = float(done.stdout.split()[-1])
+    assert error < 1e-4

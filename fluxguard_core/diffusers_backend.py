@@ -213,12 +213,12 @@ def layout_of(transformer: DiffusersModel) -> Layout:
         )
     embedder = transformer.x_embedder
     weight = getattr(embedder, "base_layer", embedder).weight
-    mark = "offloaded" if weight.is_meta else hashlib.sha256(_bytes(weight)).hexdigest()[:8]
     return Layout(
-        model=f"flux-{mark}",
+        model="flux" if config.guidance_embeds else "flux without guidance",
         double_blocks=config.num_layers,
         single_blocks=config.num_single_layers,
         width=config.num_attention_heads * HEAD_DIM,
+        fingerprint="" if weight.is_meta else hashlib.sha256(_bytes(weight)).hexdigest()[:8],
     )
 
 

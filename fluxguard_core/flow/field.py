@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -28,12 +28,22 @@ ValueTap = Callable[[Block, Tensor, int], Tensor | None]
 
 @dataclass(frozen=True)
 class Layout:
-    """The shape of a transformer: enough to choose blocks and to recognise a foreign trajectory."""
+    """The shape of a transformer: enough to choose blocks and to recognise a foreign trajectory.
+
+    ``fingerprint`` tells models of one shape apart; it is empty where the weights cannot be read.
+    """
 
     model: str
     double_blocks: int
     single_blocks: int
     width: int
+    fingerprint: str = ""
+
+    def matches(self, other: Layout) -> bool:
+        """Whether a trajectory of one serves the other."""
+        shapes = (replace(layout, fingerprint="") for layout in (self, other))
+        unknown = not self.fingerprint or not other.fingerprint
+        return len(set(shapes)) == 1 and (unknown or self.fingerprint == other.fingerprint)
 
     def last_single_blocks(self) -> tuple[Block, ...]:
         """The published choice, blocks 20..37 of 38, scaled to this depth (20 of 38 stay untouched)."""

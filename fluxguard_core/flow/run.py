@@ -14,7 +14,7 @@ from .controls import EditControl, Tokens
 from .field import Block, ValueTap, VelocityField, require_finite
 from .schedule import check_sigmas
 from .solvers import SolverName, solver_named
-from .storage import Storage, Stored
+from .storage import AS_COMPUTED, Storage, Stored
 from .trajectory import Evaluation, Trajectory, ValueKey
 
 # Called after each interval with the number done, the number in all, and the latent. It may raise to stop.
@@ -33,8 +33,8 @@ def invert(
     blocks: Sequence[Block] | None = None,
     tokens: Tokens = "image",
     # storage
-    velocity_storage: Storage = Storage(),
-    value_storage: Storage = Storage(),
+    velocity_storage: Storage = AS_COMPUTED,
+    value_storage: Storage = AS_COMPUTED,
     progress: Progress | None = None,
 ) -> Trajectory:
     """RF inversion with velocity caching: walk σ from 0 to σ_0 and keep what was seen (Flux-Guard 3.2).

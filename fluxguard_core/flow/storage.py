@@ -70,3 +70,7 @@ class Storage:
     def bytes_per_element(self, computed: torch.dtype) -> int:
         """Bytes that one element of a tensor computed in ``computed`` takes here."""
         return _DTYPES.get(self.format, computed).itemsize
+
+
+AS_COMPUTED = Storage()
+"""Ordinary memory, nothing lost."""

@@ -142,7 +142,7 @@ class Trajectory:
 
     def check_model(self, layout: Layout) -> None:
         """Refuse a network other than the one that made this trajectory."""
-        if layout != self.layout:
+        if not layout.matches(self.layout):
             raise FluxGuardError(
                 f"This trajectory was made by {describe(self.layout)}, but the model here is {describe(layout)}. "
                 "Run the inversion again with this model."
@@ -159,8 +159,9 @@ class Trajectory:
 
 def describe(layout: Layout) -> str:
     """A layout in words, for messages."""
+    name = f"{layout.model} {layout.fingerprint}".strip()
     return (
-        f"{layout.model} (width {layout.width}, {layout.double_blocks} double and "
+        f"{name} (width {layout.width}, {layout.double_blocks} double and "
         f"{layout.single_blocks} single blocks)"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,24 @@ def test_one_prompt_serves_a_batch_and_batches_agree() -> None:
 
 def test_the_layout_names_the_model() -> None:
     ours, other = layout_of(tiny_transformer()), layout_of(tiny_transformer(seed=5))
-    assert ours.model != other.model and ours.width == 128
+    assert ours.fingerprint != other.fingerprint and ours.width == 128
+    assert not ours.matches(other) and ours.matches(replace(other, fingerprint=""))
     with pytest.raises(FluxGuardError, match="FluxTransformer2DModel"):
         layout_of(tiny_vae())
+
+
+def test_offloaded_weights_give_the_same_field_values_and_pictures(folder: Path) -> None:
+    from accelerate import cpu_offload
+
+    plain, stack = (from_folder(folder, dtype=torch.float32) for _ in range(2))
+    for part in (stack.transformer, stack.vae):
+        cpu_offload(part, execution_device=torch.device("cpu"))
+    assert next(stack.transformer.parameters()).is_meta
+    assert layout_of(stack.transformer).matches(plain.layout)
+    latent, sigmas = noise(1, 16, 4, 4), flux_schedule(3, 4)
+    ours, theirs = (
+        invert(each.field("a face", 1.0), latent, sigmas, value_intervals=2)
+        for each in (stack, plain)
+    )
+    assert torch.equal(ours.terminal, theirs.terminal) and len(ours.values) == len(theirs.values)
+    assert torch.equal(stack.decode(latent), plain.decode(latent))

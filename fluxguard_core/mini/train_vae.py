@@ -19,6 +19,7 @@ from .world import load_autoencoder
 ENCODER_DEPTH, DECODER_DEPTH = (1, 1, 2, 2), (1, 2, 2, 3)
 WIDTHS = (16, 32, 64, 64)
 RATE = 1.6e-3
+CROPS_UNTIL = 0.75
 
 
 class _Coder(nn.Module):
@@ -87,8 +88,14 @@ def train_vae(plan: TrainPlan) -> None:
     held_out, _, _ = render_batch([spec_of(HELD_OUT_WORLD, i, 0) for i in range(16)])
 
     def loss(state: TrainState, progress: float) -> tuple[Tensor, dict[str, float]]:
-        rows = np.sort(rng.integers(0, len(cache.images), plan.batch))
+        # Crops first: the same pixels make four times the steps, and steps are what is short.
+        whole = progress > CROPS_UNTIL
+        rows = np.sort(rng.integers(0, len(cache.images), plan.batch // 3 if whole else plan.batch))
         images = torch.from_numpy(cache.images[rows]).to(plan.device).float() / 255.0
+        if not whole:
+            half = images.shape[-1] // 2
+            y, x = rng.integers(0, half + 1, 2)
+            images = images[..., y : y + half, x : x + half]
         if rng.random() < 0.5:
             images = images.flip(-1)
         images = images.contiguous(memory_format=torch.channels_last)
@@ -155,8 +162,7 @@ def refine_decoder(plan: TrainPlan) -> None:
 def save_vae(coder: _Coder, plan: TrainPlan) -> None:
     """Zero-pad and write the file that ComfyUI's Load VAE reads."""
     autoencoder = narrow_autoencoder(WIDTHS, ENCODER_DEPTH, DECODER_DEPTH)
-    autoencoder.encoder.layers.load_state_dict(coder.encoder.state_dict())
-    autoencoder.decoder.layers.load_state_dict(coder.decoder.state_dict())
+    autoencoder.encoder.layers, autoencoder.decoder.layers = coder.encoder, coder.decoder
     state = {k: v.to(torch.float16).contiguous() for k, v in padded_state(autoencoder).items()}
     path = plan.out / "fluxguard-mini-vae.safetensors"
     save_file(state, path, {"format": "pt", "licence": "Apache-2.0"})

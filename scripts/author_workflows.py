@@ -1,4 +1,5 @@
-"""Write workflows/*.json: graphs laid out in titled columns, from what a running ComfyUI says of its nodes.
+"""Write workflows/*.json and subgraphs/*.json: graphs laid out in titled columns, from what a running ComfyUI
+says of its nodes.
 
 Usage: python scripts/author_workflows.py URL (a server with this pack, --base-directory of its own).
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import urllib.request
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ _PREVIEWS = (
     "FluxGuard_PrivacyReport",
 )
 Link = tuple[int, str]
+SOCKET = 0  # origin of links that come from a subgraph's inputs
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Flow:
     nodes: list[dict[str, Any]] = field(default_factory=list)
     links: list[list[Any]] = field(default_factory=list)
     groups: list[dict[str, Any]] = field(default_factory=list)
+    sockets: dict[str, str] = field(default_factory=dict)  # inputs of a subgraph: name -> type
     x: int = 0
     y: int = TOP
 
@@ -130,6 +134,11 @@ class Flow:
 
     def _connect(self, link: Link, slot: int) -> int:
         origin, output = link
+        if origin == SOCKET:
+            index = list(self.sockets).index(output)
+            number, target = len(self.links) + 1, len(self.nodes) + 1
+            self.links.append([number, -10, index, target, slot, self.sockets[output]])
+            return number
         node = self.nodes[origin - 1]
         (index,) = [i for i, o in enumerate(node["outputs"]) if o["name"] == output]
         number = len(self.links) + 1
@@ -192,6 +201,87 @@ class Flow:
             "extra": {"ds": {"scale": 0.55, "offset": [60, 60]}},
             "version": 0.4,
         }
+
+
+def blueprint(
+    flow: Flow, name: str, about: str, outputs: dict[str, Link], shown: list[tuple[int, str]]
+) -> dict[str, Any]:
+    """A graph as one node: ``sockets`` become its inputs, ``shown`` widgets appear on it."""
+    inner = flow.document()
+    identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"fluxguard/{name}"))
+    ends = []
+    for i, (label, (origin, output)) in enumerate(outputs.items()):
+        node = flow.nodes[origin - 1]
+        (index,) = [k for k, o in enumerate(node["outputs"]) if o["name"] == output]
+        number = len(flow.links) + 1
+        wire = node["outputs"][index]["type"]
+        node["outputs"][index]["links"].append(number)
+        flow.links.append([number, origin, index, -20, i, wire])
+        ends.append(
+            {"id": _identity(identity, label), "name": label, "type": wire, "linkIds": [number]}
+        )
+    starts = [
+        {
+            "id": _identity(identity, f"in {label}"),
+            "name": label,
+            "type": wire,
+            "linkIds": [link[0] for link in flow.links if link[1] == -10 and link[2] == i],
+        }
+        for i, (label, wire) in enumerate(flow.sockets.items())
+    ]
+    keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    definition = {
+        "id": identity,
+        "version": 1,
+        "state": {
+            "lastGroupId": len(flow.groups),
+            "lastNodeId": len(flow.nodes),
+            "lastLinkId": len(flow.links),
+            "lastRerouteId": 0,
+        },
+        "revision": 0,
+        "config": {},
+        "name": name,
+        "inputNode": {"id": -10, "bounding": [-260, TOP, 160, 40 + 20 * len(starts)]},
+        "outputNode": {"id": -20, "bounding": [flow.x + 60, TOP, 160, 40 + 20 * len(ends)]},
+        "inputs": starts,
+        "outputs": ends,
+        "widgets": [],
+        "nodes": inner["nodes"],
+        "groups": inner["groups"],
+        "links": [dict(zip(keys, link, strict=True)) for link in flow.links],
+        "extra": {},
+        "category": "FluxGuard",
+        "description": about,
+    }
+    node = {
+        "id": 1,
+        "type": identity,
+        "pos": [100, 100],
+        "size": [380, 320],
+        "flags": {},
+        "order": 0,
+        "mode": 0,
+        "inputs": [{"name": s["name"], "type": s["type"], "link": None} for s in starts],
+        "outputs": [{"name": s["name"], "type": s["type"], "links": []} for s in ends],
+        "properties": {"proxyWidgets": [[str(number), widget] for number, widget in shown]},
+        "widgets_values": [],
+        "title": name,
+    }
+    return {
+        "revision": 0,
+        "last_node_id": 1,
+        "last_link_id": 0,
+        "nodes": [node],
+        "links": [],
+        "version": 0.4,
+        "definitions": {"subgraphs": [definition]},
+        "extra": {},
+    }
+
+
+def _identity(base: str, label: str) -> str:
+    return str(uuid.uuid5(uuid.UUID(base), label))
 
 
 def _model(name: str) -> dict[str, str]:
@@ -364,11 +454,17 @@ def decoded(flow: Flow, stage: Stage, latent: Link, title: str, *, save: bool = 
 
 
 def refined(
-    flow: Flow, stage: Stage, model: Link, edit: Edit, target: str, who: tuple[Link, Link]
+    flow: Flow,
+    stage: Stage,
+    model: Link,
+    edit: Edit,
+    target: str,
+    who: tuple[Link, Link],
+    quick: int = 5,
 ) -> int:
     """Target prompt and refiner."""
     prompt = flow.node("CLIPTextEncode", {"clip": stage.clip}, "Target prompt", text=target)
-    quick = {"attacked_intervals": 3, "optimiser_steps": 5, "random_views": 1} if stage.mini else {}
+    light = {"attacked_intervals": 3, "optimiser_steps": quick, "random_views": 1}
     return flow.node(
         "FluxGuard_LatentRefiner",
         stage.faces(
@@ -382,7 +478,7 @@ def refined(
             }
         ),
         face_finder=stage.finder,
-        **quick,
+        **(light if stage.mini else {}),
     )
 
 
@@ -406,7 +502,7 @@ def edit_and_protect(flow: Flow, mini: bool, *, lora: bool = False, count: int =
     stage = start(flow, mini, count=count)
     model = stage.model
     if lora:
-        name = "fluxguard-mini-pencil.safetensors" if mini else "your-style.safetensors"
+        name = "fluxguard-mini-sepia.safetensors" if mini else "your-style.safetensors"
         model = flow.node("LoraLoaderModelOnly", {"model": model}, lora_name=name), "MODEL"
     source, target, words = _prompts(stage)
     if count > 1:
@@ -424,11 +520,8 @@ def edit_and_protect(flow: Flow, mini: bool, *, lora: bool = False, count: int =
     reported(flow, stage, (plain, edited, protected), who[0])
 
 
-def edit_only(flow: Flow, mini: bool) -> None:
-    """Graph 3: the edit in the stock sampler graph."""
-    stage = start(flow, mini)
-    source, target, words = _prompts(stage)
-    change = edit(flow, stage, stage.model, source, words)
+def stock_sampler(flow: Flow, stage: Stage, change: Edit, target: str) -> tuple[int, int]:
+    """Trajectory Start and SamplerCustomAdvanced; the sampler and the target prompt."""
     flow.column("5 · Stock sampler")
     begin = flow.node(
         "FluxGuard_TrajectoryStart", {"model": stage.model, "trajectory": change.trajectory}
@@ -449,17 +542,23 @@ def edit_only(flow: Flow, mini: bool) -> None:
             "latent_image": (begin, "LATENT"),
         },
     )
+    return sampled, prompt
+
+
+def edit_only(flow: Flow, mini: bool) -> None:
+    """Graph 3: the edit in the stock sampler graph."""
+    stage = start(flow, mini)
+    source, target, words = _prompts(stage)
+    change = edit(flow, stage, stage.model, source, words)
+    sampled, _ = stock_sampler(flow, stage, change, target)
     flow.column("6 · Result")
     decoded(flow, stage, (sampled, "output"), "Edited", save=True)
 
 
-def protect_existing(flow: Flow, mini: bool) -> None:
-    """Graph 4: no edit; the protected face goes back into the original picture."""
-    stage = start(flow, mini, flux=False)
-    flow.column("3 · Protect")
+def protected_face(flow: Flow, stage: Stage, who: tuple[Link, Link]) -> tuple[Link, int]:
+    """Encode, protect, decode, and paste the face back; the picture and the protecting node."""
     latent = flow.node("VAEEncode", {"pixels": stage.image, "vae": stage.vae})
-    who = people(flow, stage)
-    quick = {"attacked_intervals": 3, "optimiser_steps": 8, "random_views": 1} if mini else {}
+    quick = {"attacked_intervals": 3, "optimiser_steps": 8, "random_views": 1} if stage.mini else {}
     protection = flow.node(
         "FluxGuard_ProtectLatent",
         stage.faces(
@@ -468,7 +567,8 @@ def protect_existing(flow: Flow, mini: bool) -> None:
         face_finder=stage.finder,
         **quick,
     )
-    flow.column("4 · Back into the picture")
+    if not flow.sockets:
+        flow.column("4 · Back into the picture")
     picture: Link = (
         flow.node("VAEDecode", {"samples": (protection, "protected"), "vae": stage.vae}),
         "IMAGE",
@@ -481,6 +581,15 @@ def protect_existing(flow: Flow, mini: bool) -> None:
         ),
         "IMAGE",
     )
+    return pasted, protection
+
+
+def protect_existing(flow: Flow, mini: bool) -> None:
+    """Graph 4: no edit; the protected face goes back into the original picture."""
+    stage = start(flow, mini, flux=False)
+    flow.column("3 · Protect")
+    who = people(flow, stage)
+    pasted, _ = protected_face(flow, stage, who)
     flow.node("SaveImage", {"images": pasted}, "Protected", filename_prefix="fluxguard/protected")
     flow.note(
         "The sides of the picture should be multiples of 8: VAE Encode cuts the rest off. Crop it before if they are not.",
@@ -508,7 +617,7 @@ def many_prompts(flow: Flow, mini: bool) -> None:
     )
     for i, target in enumerate(targets):
         flow.column(f"6 · Prompt {i + 1}")
-        result = refined(flow, stage, change.model, change, target, who)
+        result = refined(flow, stage, change.model, change, target, who, quick=2)
         decoded(flow, stage, (result, "protected"), f"Protected {i + 1}", save=True)
 
 
@@ -522,6 +631,68 @@ GRAPHS = {
 }
 
 
+def edit_blueprint(schemas: dict[str, Any]) -> dict[str, Any]:
+    """ "Edit face with text": inversion, mask, patches and the stock sampler as one node."""
+    flow = Flow(schemas)
+    flow.sockets = {
+        "model": "MODEL",
+        "clip": "CLIP",
+        "vae": "VAE",
+        "image": "IMAGE",
+        "face_landmarks": "FACE_LANDMARKS",
+    }
+    socket = {name: (SOCKET, name) for name in flow.sockets}
+    stage = Stage(
+        socket["model"],
+        socket["vae"],
+        socket["clip"],
+        socket["image"],
+        socket["face_landmarks"],
+        False,
+    )
+    source, target, words = _prompts(stage)
+    change = edit(flow, stage, stage.model, source, words)
+    sampled, prompt = stock_sampler(flow, stage, change, target)
+    picture = flow.node("VAEDecode", {"samples": (sampled, "output"), "vae": stage.vae})
+    kinds = {node["type"]: node["id"] for node in flow.nodes}
+    first = next(node["id"] for node in flow.nodes if node["type"] == "CLIPTextEncode")
+    shown = [
+        (first, "text"),
+        (prompt, "text"),
+        (kinds["FluxGuard_TextToMask"], "text"),
+        (kinds["FluxGuard_RFInversion"], "steps"),
+    ]
+    about = "Changes the part of a face that words name; everything else stays. FLUX.1."
+    outputs = {
+        "image": (picture, "IMAGE"),
+        "trajectory": change.trajectory,
+        "patched model": change.model,
+    }
+    return blueprint(flow, "Edit face with text", about, outputs, shown)
+
+
+def protect_blueprint(schemas: dict[str, Any]) -> dict[str, Any]:
+    """ "Protect face": a picture and its VAE in, the protected picture out."""
+    flow = Flow(schemas)
+    flow.sockets = {"image": "IMAGE", "vae": "VAE", "face_landmarks": "FACE_LANDMARKS"}
+    socket = {name: (SOCKET, name) for name in flow.sockets}
+    stage = Stage(
+        (SOCKET, ""), socket["vae"], (SOCKET, ""), socket["image"], socket["face_landmarks"], False
+    )
+    flow.column("Protect")
+    who = people(flow, stage)
+    pasted, protection = protected_face(flow, stage, who)
+    kinds = {node["type"]: node["id"] for node in flow.nodes}
+    shown = [
+        (kinds["FluxGuard_FREnsembleLoader"], "attacked"),
+        (kinds["FluxGuard_FREnsembleLoader"], "held_out"),
+        (protection, "preset"),
+        (protection, "seed"),
+    ]
+    about = "Protects the face in a finished picture against recognition; the rest of the picture stays as it is."
+    return blueprint(flow, "Protect face", about, {"image": pasted, "ensemble": who[0]}, shown)
+
+
 def main(url: str) -> None:
     with urllib.request.urlopen(f"{url}/object_info", timeout=60) as answer:
         schemas = json.loads(answer.read())
@@ -530,10 +701,15 @@ def main(url: str) -> None:
             flow = Flow(schemas)
             build(flow, mini)
             path = ROOT / "workflows" / f"{'mini-' if mini else ''}{name}.json"
-            path.write_text(
-                json.dumps(flow.document(), indent=1, ensure_ascii=False) + "\n", "utf-8"
-            )
-            print(path.name, len(flow.nodes))
+            _write(path, flow.document())
+    _write(ROOT / "subgraphs" / "Edit face with text.json", edit_blueprint(schemas))
+    _write(ROOT / "subgraphs" / "Protect face.json", protect_blueprint(schemas))
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(path.name)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,17 @@ def ours(schemas: dict[str, Any]) -> dict[str, Any]:
     return {name: schema for name, schema in schemas.items() if name.startswith("FluxGuard_")}
 
 
+def _inputs(schema: dict[str, Any]) -> dict[str, Any]:
+    """All inputs that a person sees."""
+    found = schema["input"]
+    return {**found.get("required", {}), **found.get("optional", {})}
+
+
 def _essence(schema: dict[str, Any]) -> dict[str, Any]:
     """Inputs, their order, types, bounds and defaults; outputs. Not the words, not installed files."""
     inputs = {}
-    for section, entries in schema["input"].items():
+    for section in ("required", "optional"):
+        entries = schema["input"].get(section, {})
         for name, (kind, *rest) in entries.items():
             options = dict(rest[0]) if rest else {}
             for word in ("tooltip", "display_name"):
@@ -42,7 +49,7 @@ def _essence(schema: dict[str, Any]) -> dict[str, Any]:
             inputs[name] = [section, kind, options]
     return {
         "inputs": inputs,
-        "order": schema["input_order"],
+        "order": {k: v for k, v in schema["input_order"].items() if k != "hidden"},
         "outputs": list(zip(schema["output"], schema["output_name"], strict=True)),
         "output_node": schema["output_node"],
         "category": schema["category"],
@@ -70,8 +77,7 @@ def test_every_input_has_a_tooltip(ours: dict[str, Any]) -> None:
     missing = [
         f"{node}.{name}"
         for node, schema in ours.items()
-        for entries in schema["input"].values()
-        for name, (_, *rest) in entries.items()
+        for name, (_, *rest) in _inputs(schema).items()
         if not rest or not rest[0].get("tooltip")
     ]
     assert not missing
@@ -84,7 +90,7 @@ def test_every_word_is_translated(server: Server, ours: dict[str, Any], language
     words = json.loads((PACK / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
     for node, schema in ours.items():
         assert words[node]["display_name"] and words[node]["description"]
-        names = {name for entries in schema["input"].values() for name in entries}
+        names = set(_inputs(schema))
         assert names <= set(words[node].get("inputs", {})), node
         assert len(words[node].get("outputs", {})) == len(schema["output"]), node
     assert set(words) == set(ours)
@@ -97,7 +103,7 @@ def test_every_node_has_a_help_page(server: Server, ours: dict[str, Any]) -> Non
 
     for node, schema in ours.items():
         page = (PACK / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
-        names = [name for entries in schema["input"].values() for name in entries]
+        names = _inputs(schema)
         assert all(f"`{name}`" in page for name in names), (node, names)
     address = f"{server.url}/extensions/a-pack-of-portraits/docs/FluxGuard_RFInversion.md"
     with urllib.request.urlopen(address, timeout=30) as answer:

@@ -128,9 +128,10 @@ def test_two_evaluations_an_interval_in_both_directions(run: Run, trajectory: Tr
 def test_refiner(name: str) -> None:
     golden = load_refiner(name)
     encoders, (height, width) = golden.encoders(), golden.config["latent_hw"]
+    attacked = golden.config["surrogates"]
     ensemble = Ensemble(
-        tuple(encoders[key] for key in golden.config["surrogates"]),
-        (encoders[golden.config["held_out"]],),
+        tuple(encoders[key] for key in attacked),
+        tuple(encoder for key, encoder in encoders.items() if key not in attacked),
     )
     objective = make_objective(
         ensemble,

@@ -66,7 +66,10 @@ class Server:
         return json.loads(body) if body else None
 
     def queue(self, graph: Graph) -> str:
-        return str(self.post("/prompt", {"prompt": graph, "client_id": self.client})["prompt_id"])
+        answer = self.post("/prompt", {"prompt": graph, "client_id": self.client})
+        if answer["node_errors"]:  # the server would run what is left of the graph
+            raise Rejected(json.dumps(answer["node_errors"], indent=1))
+        return str(answer["prompt_id"])
 
     def wait(self, prompt_id: str, seconds: float = 180) -> Outcome:
         end = time.monotonic() + seconds

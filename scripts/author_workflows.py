@@ -375,7 +375,16 @@ def start(flow: Flow, mini: bool, *, flux: bool = True, count: int = 1, about: s
         )
         image = flow.node("ImageBatch", {"image1": image, "image2": second}), "IMAGE"
     if flux:
-        image = flow.node("ImageScaleToTotalPixels", {"image": image}, megapixels=1.0), "IMAGE"
+        image = (
+            flow.node(
+                "ImageScaleToTotalPixels",
+                {"image": image},
+                upscale_method="lanczos",
+                megapixels=1.0,
+                resolution_steps=16,
+            ),
+            "IMAGE",
+        )
     detector = flow.node(
         "LoadMediaPipeFaceLandmarker",
         models=("mediapipe-face",),

@@ -37,7 +37,8 @@ for (const [name, workflow] of Object.entries(workflows)) {
   await page.waitForTimeout(300);
   await page.evaluate(() => {
     const { graph, canvas } = window.app;
-    const boxes = graph.groups.map((group) => group._bounding ?? group.bounding);
+    const framed = graph.groups.length ? graph.groups : graph.nodes;
+    const boxes = framed.map((item) => item._bounding ?? [...item.pos, ...item.size]);
     const left = Math.min(...boxes.map((box) => box[0])), top = Math.min(...boxes.map((box) => box[1]));
     const right = Math.max(...boxes.map((box) => box[0] + box[2])), bottom = Math.max(...boxes.map((box) => box[1] + box[3]));
     const scale = Math.min(1780 / (right - left), 860 / (bottom - top));

@@ -1,0 +1,110 @@
+"""The real front end in headless Chromium: every workflow opens, agrees with its API copy, and one runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fluxguard_core.mini.world import weights_path
+
+from ..host.conftest import prepare
+from ..host.server import PACK, Server, host_path, host_python, running
+
+WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
+# Widgets with which a fresh installation without models answers otherwise.
+_EXPORT = Path(__file__).with_name("export.mjs")
+
+
+def _chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+def _playwright() -> bool:
+    code = "require('module').createRequire((process.env.PLAYWRIGHT_HOME||process.cwd())+'/')('playwright-core')"
+    node = shutil.which("node")
+    if node is None:
+        return False
+    folder = _EXPORT.parent
+    return (
+        subprocess.run([node, "-e", code], cwd=folder, capture_output=True, check=False).returncode
+        == 0
+    )
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    host, python = host_path(), host_python()
+    if host is None or python is None:
+        pytest.skip("no ComfyUI: set COMFYUI_PATH, and run scripts/setup_host_env.sh")
+    if _chromium() is None:
+        pytest.skip("no Chromium: install it, or set CHROMIUM")
+    if not _playwright():
+        pytest.skip(
+            "no playwright-core: npm install playwright-core, and set PLAYWRIGHT_HOME to that folder"
+        )
+    base = tmp_path_factory.mktemp("browser")
+    prepare(base)
+    with running(host, python, base) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seen(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the front end made of every workflow; one of them has been run."""
+    out = Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    graphs = {path.stem: json.loads(path.read_text("utf-8")) for path in [*WORKFLOWS, *BLUEPRINTS]}
+    node, chromium = shutil.which("node"), _chromium()
+    assert node is not None and chromium is not None
+    command = [node, str(_EXPORT), server.url, chromium, str(out)]
+    if weights_path("flux").is_file():
+        command += ["--run", "mini-edit-only"]
+    done = subprocess.run(
+        command,
+        input=json.dumps(graphs),
+        text=True,
+        capture_output=True,
+        cwd=_EXPORT.parent,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((out / "results.json").read_text("utf-8"))
+    return {**found, "folder": out}
+
+
+def test_no_errors_on_the_page(seen: dict[str, Any]) -> None:
+    assert not seen["problems"]
+
+
+@pytest.mark.parametrize("path", [*WORKFLOWS, *BLUEPRINTS], ids=lambda path: path.stem)
+def test_it_opens_without_a_dialog(seen: dict[str, Any], path: Path) -> None:
+    state = seen["results"][path.stem]
+    assert not state["dialogs"] and not state["missing"]
+    assert (seen["folder"] / f"{path.stem}.png").stat().st_size > 20_000
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_api_copy_agrees(seen: dict[str, Any], path: Path) -> None:
+    """What the front end would queue is what workflows/api holds."""
+    copy = json.loads((path.parent / "api" / path.name).read_text("utf-8"))
+    assert seen["results"][path.stem]["output"] == copy
+
+
+def test_templates_are_listed(server: Server) -> None:
+    listed = server.get("/workflow_templates")
+    assert set(listed["a-pack-of-portraits"]) == {path.stem for path in WORKFLOWS}
+
+
+def test_a_workflow_runs_from_the_browser(seen: dict[str, Any]) -> None:
+    if not weights_path("flux").is_file():
+        pytest.skip("the miniature's weights are not shipped yet")
+    assert (seen["folder"] / "mini-edit-only-result.png").stat().st_size > 20_000

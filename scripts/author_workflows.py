@@ -429,7 +429,7 @@ def edit(
         stage.faces({"image": stage.image}),
         text=words,
         method="miniature" if stage.mini else "auto",
-        grow=2 if stage.mini else 8,
+        grow=4 if stage.mini else 8,
     )
     injected = flow.node(
         "FluxGuard_AttentionVInjection", {"model": model, "trajectory": trajectory}

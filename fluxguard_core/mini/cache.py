@@ -23,7 +23,14 @@ import numpy as np
 import torch
 
 from ..errors import FluxGuardError
-from .portrait_spec import CHOICES, Attributes, PortraitSpec, identity, random_attributes, random_nuisance
+from .portrait_spec import (
+    CHOICES,
+    Attributes,
+    PortraitSpec,
+    identity,
+    random_attributes,
+    random_nuisance,
+)
 from .renderer import render_batch
 
 TRAIN_WORLD = 2026
@@ -103,8 +110,9 @@ def _maps(folder: Path, plan: CachePlan, mode: str) -> dict[str, np.ndarray]:
     for name, (kind, shape) in shapes.items():
         path = folder / name
         first = mode == "w" and not path.exists()
-        maps[name] = np.memmap(path, kind, "w+" if first else ("r+" if mode == "w" else "r"),
-                               shape=shape)
+        maps[name] = np.memmap(
+            path, kind, "w+" if first else ("r+" if mode == "w" else "r"), shape=shape
+        )
     return maps
 
 

@@ -18,24 +18,69 @@ from .portrait_spec import CHOICES, Attributes
 
 ACCESSORIES = ("lipstick", "smile", "eyeglasses", "beard", "eyeshadow", "hat", "earrings")
 SCENE = ("hair", "background", "clothes")
-_COLOURS = ("black", "blond", "blue", "brown", "dark", "green", "grey", "pink", "purple", "red",
-            "white", "yellow")
+_COLOURS = (
+    "black",
+    "blond",
+    "blue",
+    "brown",
+    "dark",
+    "green",
+    "grey",
+    "pink",
+    "purple",
+    "red",
+    "white",
+    "yellow",
+)
 _STYLES = ("short", "bob", "long", "curly")
 _NOUNS = {
-    "hair": "hair", "lipstick": "lipstick", "lips": "lipstick", "eyeshadow": "eyeshadow",
-    "hat": "hat", "background": "background", "clothes": "clothes", "shirt": "clothes",
-    "smile": "smile", "smiling": "smile", "eyeglasses": "eyeglasses", "glasses": "eyeglasses",
-    "beard": "beard", "bearded": "beard", "earrings": "earrings", "bald": "bald",
+    "hair": "hair",
+    "lipstick": "lipstick",
+    "lips": "lipstick",
+    "eyeshadow": "eyeshadow",
+    "hat": "hat",
+    "background": "background",
+    "clothes": "clothes",
+    "shirt": "clothes",
+    "smile": "smile",
+    "smiling": "smile",
+    "eyeglasses": "eyeglasses",
+    "glasses": "eyeglasses",
+    "beard": "beard",
+    "bearded": "beard",
+    "earrings": "earrings",
+    "bald": "bald",
 }
-LITTLE_WORDS = ("a", "an", "and", "face", "head", "her", "his", "in", "man", "of", "on", "person",
-           "photo", "portrait", "the", "wearing", "with", "woman")
-_NEGATIONS = ("no", "without")
-_SYNONYMS = {"gray": "grey", "blonde": "blond", "spectacles": "glasses", "earring": "earrings",
-             "straight": "short"}
-
-WORDS: tuple[str, ...] = tuple(
-    sorted({*_COLOURS, *_STYLES, *_NOUNS, *LITTLE_WORDS, *_NEGATIONS})
+LITTLE_WORDS = (
+    "a",
+    "an",
+    "and",
+    "face",
+    "head",
+    "her",
+    "his",
+    "in",
+    "man",
+    "of",
+    "on",
+    "person",
+    "photo",
+    "portrait",
+    "the",
+    "wearing",
+    "with",
+    "woman",
 )
+_NEGATIONS = ("no", "without")
+_SYNONYMS = {
+    "gray": "grey",
+    "blonde": "blond",
+    "spectacles": "glasses",
+    "earring": "earrings",
+    "straight": "short",
+}
+
+WORDS: tuple[str, ...] = tuple(sorted({*_COLOURS, *_STYLES, *_NOUNS, *LITTLE_WORDS, *_NEGATIONS}))
 
 
 def words(text: str) -> list[str]:
@@ -145,8 +190,13 @@ def _reworded(name: str, phrase: str, attributes: Attributes, rng: np.random.Gen
     if name == "hair" and attributes.hair_style != "bald" and rng.random() < 0.4:
         part = attributes.hair_colour if rng.random() < 0.6 else attributes.hair_style
         return f"{part} hair"
-    swaps = {"eyeglasses": "glasses", "smile": "a smile", "clothes": f"a {attributes.clothes} shirt",
-             "lipstick": f"{attributes.lipstick} lips", "beard": "bearded"}
+    swaps = {
+        "eyeglasses": "glasses",
+        "smile": "a smile",
+        "clothes": f"a {attributes.clothes} shirt",
+        "lipstick": f"{attributes.lipstick} lips",
+        "beard": "bearded",
+    }
     if name in swaps and rng.random() < 0.15:
         return swaps[name]
     return "bald" if phrase == "a bald head" and rng.random() < 0.4 else phrase

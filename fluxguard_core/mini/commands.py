@@ -68,7 +68,9 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--batch", type=int, help="pictures a step (default: the part's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
-    parser.add_argument("--out", type=Path, default=Path("out/mini"), help="checkpoint, log, result")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/mini"), help="checkpoint, log, result"
+    )
     parser.add_argument("--cache", type=Path, default=default_cache(), help="rendered portraits")
     parser.add_argument("--compile", action="store_true", help="fuse FLUX's blocks (C++ compiler)")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")

@@ -82,8 +82,9 @@ def _age_lines(canvas: Canvas, g: Geometry, cover: Tensor) -> None:
         lines = lines + torch.exp(-((wave / 0.013) ** 2).clamp(max=20.0))
     lines = lines * smoothstep(g.xm, 0.42, 0.22)
     bag = band(g.y, g.eye_y + 0.085, g.eye_y + 0.115)
-    bags = torch.exp(-(bag.clamp(min=0.0) / 0.02) ** 2) * smoothstep(
-        (g.xm - g.eye_x).abs(), 0.13, 0.06)
+    bags = torch.exp(-((bag.clamp(min=0.0) / 0.02) ** 2)) * smoothstep(
+        (g.xm - g.eye_x).abs(), 0.13, 0.06
+    )
     old = ((g.age - 0.25) / 0.75).clamp(min=0.0)
     strength = fold * (0.16 * old + 0.11 * g.smile) + old * (0.13 * lines + 0.12 * bags)
     canvas.shade(1.0 - strength * cover)
@@ -92,7 +93,8 @@ def _age_lines(canvas: Canvas, g: Geometry, cover: Tensor) -> None:
 def draw_marks(canvas: Canvas, g: Geometry) -> None:
     """Freckles over cheeks and nose; two moles whose places are part of the identity."""
     pattern = torch.sin(43.0 * g.x + 3.0 * torch.sin(9.0 * g.y)) * torch.sin(
-        39.0 * g.y + 2.0 * torch.sin(11.0 * g.x))
+        39.0 * g.y + 2.0 * torch.sin(11.0 * g.x)
+    )
     area = bump(g.xm - 0.26, g.y - g.nose_y + 0.02, 0.25, 0.13)
     spots = smoothstep(pattern, 0.35, 0.85) * smoothstep(area, 0.25, 0.6)
     canvas.paint(0.55 * g.freckles * spots, g.skin * 0.55)
@@ -171,7 +173,8 @@ def draw_nose(canvas: Canvas, g: Geometry) -> None:
     canvas.shade(1.0 - 0.25 * under)
     wing = ellipse(g.xm - g.nose_w * 0.80, g.y - g.nose_y + 0.012, g.nose_w * 0.36, 0.048)
     rim = torch.exp(-((wing / 0.012) ** 2).clamp(max=20.0)) * smoothstep(
-        g.xm - g.nose_w * 0.80, -0.01, 0.02)
+        g.xm - g.nose_w * 0.80, -0.01, 0.02
+    )
     canvas.shade(1.0 - 0.30 * rim)
     nostril = ellipse(g.xm - g.nose_w * 0.47, g.y - g.nose_y - 0.012, g.nose_w * 0.25, 0.019)
     canvas.paint(0.80 * canvas.coverage(nostril, 0.01), g.skin * 0.26)

@@ -94,7 +94,7 @@ def _descend(
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_(module.parameters(), 5.0)
     optimiser.step()
     return float(loss.detach())

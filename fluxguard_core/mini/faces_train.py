@@ -49,7 +49,7 @@ def held_out_portraits(root: Path) -> PortraitCache:
 
 def _prepared(network: nn.Module, plan: TrainPlan) -> nn.Module:
     moved: nn.Module = network.to(plan.device)
-    return moved.to(memory_format=torch.channels_last)  # type: ignore[no-any-return,call-overload]
+    return moved.to(memory_format=torch.channels_last)
 
 
 def _fast(images: Tensor, plan: TrainPlan) -> Tensor:
@@ -100,7 +100,7 @@ def train_recogniser(plan: TrainPlan, name: str, *, compiled: bool = False) -> P
         return objective.loss(raw.float(), people.to(raw.device), margin)
 
     if compiled:
-        draw(0, step_generator(schedule.seed, 0)).backward()  # type: ignore[no-untyped-call]
+        draw(0, step_generator(schedule.seed, 0)).backward()
     samples = fit(objective, draw, schedule, *_bookkeeping(plan, name))
     round_to_half(network.cpu())
     return finish_recogniser(name, network, samples, held_out_portraits(plan.cache))

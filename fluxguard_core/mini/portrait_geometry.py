@@ -15,23 +15,62 @@ from .portrait_spec import CHOICES, IDENTITY_PARAMETERS, Nuisance, PortraitSpec
 Geometry = SimpleNamespace
 """Tensors [B,1,1] (colours [B,3,1,1]) by name; after `canonical_grid` also the grids [B,H,W]."""
 
-HAIR = {"black": (0.09, 0.08, 0.09), "brown": (0.36, 0.21, 0.12), "blond": (0.88, 0.70, 0.38),
-        "red": (0.72, 0.27, 0.10), "grey": (0.66, 0.67, 0.70)}
-LIPSTICK = {"none": (0.0, 0.0, 0.0), "red": (0.82, 0.05, 0.10), "pink": (0.97, 0.38, 0.62),
-            "dark": (0.33, 0.04, 0.17)}
-EYESHADOW = {"none": (0.0, 0.0, 0.0), "blue": (0.16, 0.38, 0.85), "green": (0.12, 0.58, 0.36),
-             "purple": (0.50, 0.18, 0.68)}
-HAT = {"none": (0.0, 0.0, 0.0), "red": (0.74, 0.12, 0.14), "blue": (0.14, 0.28, 0.62),
-       "black": (0.13, 0.13, 0.15)}
-BACKGROUND = {"white": (0.94, 0.94, 0.93), "grey": (0.55, 0.56, 0.58), "blue": (0.38, 0.58, 0.84),
-              "green": (0.42, 0.66, 0.48), "pink": (0.95, 0.70, 0.76),
-              "yellow": (0.94, 0.82, 0.46)}
-CLOTHES = {"white": (0.92, 0.92, 0.90), "black": (0.14, 0.14, 0.17), "red": (0.70, 0.16, 0.18),
-           "blue": (0.18, 0.32, 0.62), "green": (0.16, 0.44, 0.32)}
-SKIN_STOPS = ((0.99, 0.87, 0.79), (0.95, 0.77, 0.65), (0.84, 0.63, 0.48), (0.64, 0.44, 0.31),
-              (0.46, 0.30, 0.21), (0.33, 0.21, 0.15))
-IRIS_STOPS = ((0.24, 0.13, 0.07), (0.48, 0.28, 0.11), (0.45, 0.44, 0.16), (0.20, 0.52, 0.32),
-              (0.20, 0.48, 0.76), (0.52, 0.64, 0.74))
+HAIR = {
+    "black": (0.09, 0.08, 0.09),
+    "brown": (0.36, 0.21, 0.12),
+    "blond": (0.88, 0.70, 0.38),
+    "red": (0.72, 0.27, 0.10),
+    "grey": (0.66, 0.67, 0.70),
+}
+LIPSTICK = {
+    "none": (0.0, 0.0, 0.0),
+    "red": (0.82, 0.05, 0.10),
+    "pink": (0.97, 0.38, 0.62),
+    "dark": (0.33, 0.04, 0.17),
+}
+EYESHADOW = {
+    "none": (0.0, 0.0, 0.0),
+    "blue": (0.16, 0.38, 0.85),
+    "green": (0.12, 0.58, 0.36),
+    "purple": (0.50, 0.18, 0.68),
+}
+HAT = {
+    "none": (0.0, 0.0, 0.0),
+    "red": (0.74, 0.12, 0.14),
+    "blue": (0.14, 0.28, 0.62),
+    "black": (0.13, 0.13, 0.15),
+}
+BACKGROUND = {
+    "white": (0.94, 0.94, 0.93),
+    "grey": (0.55, 0.56, 0.58),
+    "blue": (0.38, 0.58, 0.84),
+    "green": (0.42, 0.66, 0.48),
+    "pink": (0.95, 0.70, 0.76),
+    "yellow": (0.94, 0.82, 0.46),
+}
+CLOTHES = {
+    "white": (0.92, 0.92, 0.90),
+    "black": (0.14, 0.14, 0.17),
+    "red": (0.70, 0.16, 0.18),
+    "blue": (0.18, 0.32, 0.62),
+    "green": (0.16, 0.44, 0.32),
+}
+SKIN_STOPS = (
+    (0.99, 0.87, 0.79),
+    (0.95, 0.77, 0.65),
+    (0.84, 0.63, 0.48),
+    (0.64, 0.44, 0.31),
+    (0.46, 0.30, 0.21),
+    (0.33, 0.21, 0.15),
+)
+IRIS_STOPS = (
+    (0.24, 0.13, 0.07),
+    (0.48, 0.28, 0.11),
+    (0.45, 0.44, 0.16),
+    (0.20, 0.52, 0.32),
+    (0.20, 0.48, 0.76),
+    (0.52, 0.64, 0.74),
+)
 
 
 def _palette(stops: tuple[tuple[float, ...], ...], position: Tensor) -> Tensor:
@@ -42,14 +81,19 @@ def _palette(stops: tuple[tuple[float, ...], ...], position: Tensor) -> Tensor:
     return torch.lerp(table[low], table[low + 1], (at - low).unsqueeze(1))[..., None, None]
 
 
-def _colours(specs: Sequence[PortraitSpec], name: str, table: Mapping[str, tuple[float, ...]],
-             device: torch.device | str) -> Tensor:
+def _colours(
+    specs: Sequence[PortraitSpec],
+    name: str,
+    table: Mapping[str, tuple[float, ...]],
+    device: torch.device | str,
+) -> Tensor:
     rows = [table[getattr(s.attributes, name)] for s in specs]
     return torch.tensor(rows, device=device)[..., None, None]
 
 
-def _flags(specs: Sequence[PortraitSpec], name: str, value: str,
-           device: torch.device | str) -> Tensor:
+def _flags(
+    specs: Sequence[PortraitSpec], name: str, value: str, device: torch.device | str
+) -> Tensor:
     rows = [float(getattr(s.attributes, name) == value) for s in specs]
     return torch.tensor(rows, device=device)[:, None, None]
 
@@ -88,8 +132,9 @@ def _face_shape(g: Geometry, p: dict[str, Tensor]) -> None:
     g.age = p["age"]
 
 
-def _colouring(g: Geometry, p: dict[str, Tensor], specs: Sequence[PortraitSpec],
-               device: torch.device | str) -> None:
+def _colouring(
+    g: Geometry, p: dict[str, Tensor], specs: Sequence[PortraitSpec], device: torch.device | str
+) -> None:
     tone, warmth = p["skin_tone"], p["skin_warmth"].unsqueeze(1) - 0.5
     shift = torch.tensor((0.05, -0.01, -0.09), device=device)[None, :, None, None]
     g.skin = (_palette(SKIN_STOPS, tone) + warmth * shift).clamp(0.05, 1.0)
@@ -180,7 +225,10 @@ def image_landmarks(g: Geometry, size: int) -> Tensor:
     """Eye centres, nose tip, mouth corners as [B,5,2] pixels (integer = pixel centre)."""
     half, corner_y = mouth_corner(g)
     points = [
-        (-g.eye_x, g.eye_y), (g.eye_x, g.eye_y), (torch.zeros_like(g.eye_x), g.nose_y - 0.02),
-        (-half, corner_y), (half, corner_y),
+        (-g.eye_x, g.eye_y),
+        (g.eye_x, g.eye_y),
+        (torch.zeros_like(g.eye_x), g.nose_y - 0.02),
+        (-half, corner_y),
+        (half, corner_y),
     ]
     return torch.stack([_to_pixels(g, x, y, size) for x, y in points], 1)

@@ -20,14 +20,19 @@ def draw_background(canvas: Canvas, g: Geometry) -> None:
 def draw_body(canvas: Canvas, g: Geometry) -> None:
     """Neck with the chin's shadow, shoulders with a collar."""
     neck_w = 0.62 * g.face_w + 0.02
-    neck = torch.maximum(g.x0.abs() - neck_w - 0.10 * (g.y0 - g.chin_y).clamp(min=0) ** 2,
-                         g.chin_y - 0.35 - g.y0)
+    neck = torch.maximum(
+        g.x0.abs() - neck_w - 0.10 * (g.y0 - g.chin_y).clamp(min=0) ** 2, g.chin_y - 0.35 - g.y0
+    )
     drop = torch.exp(-((g.y0 - g.chin_y + 0.02) / 0.13).clamp(min=0.0))
     shade = 0.92 - 0.30 * drop
     canvas.paint(canvas.coverage(neck), g.lit_skin * shade.unsqueeze(1), 14)
     rise = g.x0.abs() - neck_w * 0.72
-    top = g.chin_y + 0.115 + 0.55 * (rise - 0.2).clamp(min=0.0) ** 1.6 - 0.16 * smoothstep(
-        rise, -0.20, 0.26)
+    top = (
+        g.chin_y
+        + 0.115
+        + 0.55 * (rise - 0.2).clamp(min=0.0) ** 1.6
+        - 0.16 * smoothstep(rise, -0.20, 0.26)
+    )
     distance = top - g.y0
     cover = canvas.coverage(distance)
     folds = 1.0 + 0.06 * torch.sin(9.0 * g.x0 + 3.0 * g.y0) + 0.5 * g.light * g.light_x * g.x0
@@ -42,7 +47,8 @@ def _strands(g: Geometry) -> Tensor:
     fine = torch.sin(38.0 * flow) * 0.055 + torch.sin(17.0 * flow + 2.0 * g.y0) * 0.07
     radius = torch.sqrt(g.x0**2 + (g.y0 - g.head_y) ** 2 + 1e-6)
     gloss = torch.exp(-(((radius - 0.60) / 0.085) ** 2).clamp(max=20.0)) * smoothstep(
-        g.y0, 0.1, -0.4)
+        g.y0, 0.1, -0.4
+    )
     side = 1.0 + 0.9 * g.light * g.light_x * g.x0
     return (0.88 + fine) * side + 0.30 * gloss
 
@@ -50,7 +56,8 @@ def _strands(g: Geometry) -> Tensor:
 def _curls(g: Geometry) -> Tensor:
     """Scalloped offset of a curly outline."""
     return 0.030 * torch.sin(19.0 * g.x0 + 1.5) * torch.sin(19.0 * g.y0) + 0.016 * torch.sin(
-        31.0 * (g.x0 + g.y0))
+        31.0 * (g.x0 + g.y0)
+    )
 
 
 def _hat_line(g: Geometry) -> Tensor:
@@ -83,7 +90,11 @@ def draw_back_hair(canvas: Canvas, g: Geometry) -> None:
 def _hairline(g: Geometry) -> Tensor:
     """Lower edge of the hair over the forehead [B,H,W] for each style."""
     x, side = g.x0, g.x0.abs() / g.face_w
-    short = g.hairline + 0.30 * side.clamp(max=1.0) ** 3 - 0.05 * torch.exp(-((x - g.part) / 0.10) ** 2)
+    short = (
+        g.hairline
+        + 0.30 * side.clamp(max=1.0) ** 3
+        - 0.05 * torch.exp(-(((x - g.part) / 0.10) ** 2))
+    )
     fringe = g.hairline - 0.05 + 0.24 * ((x - g.part) / g.face_w) ** 2 + 0.55 * side**6
     curly = g.hairline + 0.02 + 0.42 * side**4 + 1.3 * _curls(g)
     styled = torch.where(g.short > 0, short, fringe)
@@ -146,12 +157,16 @@ def draw_hat(canvas: Canvas, g: Geometry) -> None:
     """A felt hat: dome, ribbon, brim, and the brim's shadow on the forehead."""
     line = _hat_line(g)
     half = g.face_w + 0.10
-    dome = torch.maximum(box(g.x0, g.y0 - line + 0.30, half - 0.06 * (line - g.y0), 0.42, 0.24),
-                         g.y0 - line)
+    dome = torch.maximum(
+        box(g.x0, g.y0 - line + 0.30, half - 0.06 * (line - g.y0), 0.42, 0.24), g.y0 - line
+    )
     shadow = smoothstep(g.y0 - line, 0.16, 0.02) * canvas.coverage(g.head_d)
     canvas.shade(1.0 - 0.30 * shadow * g.hat)
-    light = 1.0 + 1.2 * g.light * g.light_x * g.x0 + 0.16 * bump(
-        g.x0 - 0.3 * g.light_x, g.y0 - line + 0.35, 0.3, 0.2)
+    light = (
+        1.0
+        + 1.2 * g.light * g.light_x * g.x0
+        + 0.16 * bump(g.x0 - 0.3 * g.light_x, g.y0 - line + 0.35, 0.3, 0.2)
+    )
     canvas.fill(canvas.coverage(dome) * g.hat, g.hat_colour, light, 18)
     ribbon = canvas.coverage(torch.maximum(dome, line - 0.13 - g.y0))
     canvas.paint(0.75 * ribbon * g.hat, g.hat_colour * 0.45)

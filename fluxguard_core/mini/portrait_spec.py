@@ -15,10 +15,31 @@ import numpy as np
 from ..errors import FluxGuardError
 
 IDENTITY_PARAMETERS: tuple[str, ...] = (
-    "face_width", "jaw", "chin", "eye_size", "eye_openness", "eye_spacing", "eye_tilt", "iris_hue",
-    "brow_height", "brow_thickness", "brow_angle", "nose_length", "nose_width", "nose_tip",
-    "mouth_width", "lip_fullness", "mouth_height", "skin_tone", "skin_warmth", "mole_x", "mole_y",
-    "freckles", "ear_size", "hairline", "age",
+    "face_width",
+    "jaw",
+    "chin",
+    "eye_size",
+    "eye_openness",
+    "eye_spacing",
+    "eye_tilt",
+    "iris_hue",
+    "brow_height",
+    "brow_thickness",
+    "brow_angle",
+    "nose_length",
+    "nose_width",
+    "nose_tip",
+    "mouth_width",
+    "lip_fullness",
+    "mouth_height",
+    "skin_tone",
+    "skin_warmth",
+    "mole_x",
+    "mole_y",
+    "freckles",
+    "ear_size",
+    "hairline",
+    "age",
 )
 
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -42,8 +43,13 @@ def autoencoder_quality(stack: FluxStack, count: int) -> dict[str, float]:
 
 @torch.no_grad()
 def draw(
-    stack: FluxStack, prompts: list[str], *, guidance: float = GUIDANCE, steps: int = STEPS,
-    seed: int = 0, size: int = 128,
+    stack: FluxStack,
+    prompts: list[str],
+    *,
+    guidance: float = GUIDANCE,
+    steps: int = STEPS,
+    seed: int = 0,
+    size: int = 128,
 ) -> Tensor:
     """Pictures [B,3,size,size] for prompts, by Euler steps from seeded noise."""
     generator = torch.Generator().manual_seed(seed)
@@ -54,7 +60,7 @@ def draw(
     context = torch.cat([p.context for p in encoded]).to(stack.device)
     pooled = torch.cat([p.pooled for p in encoded]).to(stack.device)
     tokens = pack(z)
-    for now, then in zip(grid[:-1], grid[1:], strict=True):
+    for now, then in itertools.pairwise(grid):
         velocity = stack.transformer(
             hidden_states=tokens,
             encoder_hidden_states=context,
@@ -80,7 +86,8 @@ def agreement(attributes: list[Attributes], images: Tensor) -> dict[str, float]:
         named = parse_caption(caption(wanted))
         for name, value in seen.items():
             hidden = (name == "hair_colour" and name not in named) or (
-                name == "hair_style" and wanted.hat != "none")
+                name == "hair_style" and wanted.hat != "none"
+            )
             if not hidden:
                 hits.setdefault(name, []).append(value == getattr(wanted, name))
     every = [hit for values in hits.values() for hit in values]

@@ -42,8 +42,25 @@ from .portrait_spec import PortraitSpec
 from .shapes import Canvas
 
 LABEL_NAMES: tuple[str, ...] = (
-    "background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eyeglasses", "l_ear", "r_ear",
-    "earring", "nose", "mouth", "u_lip", "l_lip", "neck", "necklace", "cloth", "hair", "hat",
+    "background",
+    "skin",
+    "l_brow",
+    "r_brow",
+    "l_eye",
+    "r_eye",
+    "eyeglasses",
+    "l_ear",
+    "r_ear",
+    "earring",
+    "nose",
+    "mouth",
+    "u_lip",
+    "l_lip",
+    "neck",
+    "necklace",
+    "cloth",
+    "hair",
+    "hat",
 )
 
 

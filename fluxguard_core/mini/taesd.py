@@ -105,7 +105,11 @@ def _live_rows(conv: nn.Conv2d) -> Tensor:
 
 def _sliced(conv: nn.Conv2d, rows: Tensor, columns: Tensor) -> nn.Conv2d:
     kept = nn.Conv2d(
-        int(columns.sum()), int(rows.sum()), conv.kernel_size, conv.stride, conv.padding,  # type: ignore[arg-type]
+        int(columns.sum()),
+        int(rows.sum()),
+        conv.kernel_size[0],
+        conv.stride[0],
+        int(conv.padding[0]),
         bias=conv.bias is not None,
     )
     with torch.no_grad():

@@ -102,7 +102,12 @@ def draw_sigma(count: int, device: str) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    model: FluxAndText, texts: list[str], *, steps: int = 25, guidance: float = 3.5, seed: int = 0,
+    model: FluxAndText,
+    texts: list[str],
+    *,
+    steps: int = 25,
+    guidance: float = 3.5,
+    seed: int = 0,
     side: int = 16,
 ) -> Tensor:
     """Model-space latents [B,16,side,side] by Euler steps on the shifted schedule."""
@@ -132,7 +137,8 @@ class _Batches:
         rows = np.sort(self.rng.integers(0, len(self.latents), self.plan.batch))
         z = torch.from_numpy(np.asarray(self.latents[rows])).to(self.plan.device).float()
         texts = [
-            "" if self.rng.random() < CAPTION_DROPOUT
+            ""
+            if self.rng.random() < CAPTION_DROPOUT
             else training_caption(self.cache.attributes_of(int(r)), self.rng)
             for r in rows
         ]
@@ -141,17 +147,24 @@ class _Batches:
 
 
 @torch.no_grad()
-def _guided(teacher: FluxAndText, z: Tensor, ids: Tensor, sigma: Tensor, target: Tensor,
-            strength: Tensor) -> Tensor:
+def _guided(
+    teacher: FluxAndText, z: Tensor, ids: Tensor, sigma: Tensor, target: Tensor, strength: Tensor
+) -> Tensor:
     """Target under classifier-free guidance: v + (g - 1)(v_cond - v_uncond) of the teacher."""
     one = torch.ones_like(sigma)
-    both = teacher(torch.cat([z, z]), torch.cat([ids, torch.zeros_like(ids)]),
-                   torch.cat([sigma, sigma]), torch.cat([one, one])).float()
+    both = teacher(
+        torch.cat([z, z]),
+        torch.cat([ids, torch.zeros_like(ids)]),
+        torch.cat([sigma, sigma]),
+        torch.cat([one, one]),
+    ).float()
     conditional, unconditional = both.chunk(2)
     return target + (strength - 1.0)[:, None, None] * (conditional - unconditional)
 
 
-def flow_loss(state: TrainState, batches: _Batches, progress: float) -> tuple[Tensor, dict[str, float]]:
+def flow_loss(
+    state: TrainState, batches: _Batches, progress: float
+) -> tuple[Tensor, dict[str, float]]:
     """Rectified flow at guidance 1; from DISTIL_FROM on, half of the batch at guidance 1 to 6."""
     z0, ids = batches.draw()
     noise = torch.randn_like(z0)
@@ -163,8 +176,9 @@ def flow_loss(state: TrainState, batches: _Batches, progress: float) -> tuple[Te
     if progress > DISTIL_FROM:
         strength[:half] = 1.0 + (STRONGEST_GUIDANCE - 1.0) * torch.rand_like(strength[:half])
         teacher: FluxAndText = state.average  # type: ignore[assignment]
-        target[:half] = _guided(teacher, z[:half], ids[:half], sigma[:half], target[:half],
-                                strength[:half])
+        target[:half] = _guided(
+            teacher, z[:half], ids[:half], sigma[:half], target[:half], strength[:half]
+        )
     error = ((state.module(z, ids, sigma, strength).float() - target) ** 2).mean((1, 2))
     # A guided target is larger: weigh by its strength so that guidance 1 keeps its precision.
     loss = (error / strength).mean()
@@ -178,8 +192,12 @@ def train_flux(plan: TrainPlan) -> None:
     batches = _Batches(cache, latents, plan)
     model = new_model(plan.seed)
     average = train(
-        "flux", model, lambda s, p: flow_loss(s, batches, p), plan, Recipe(RATE), prepare=(
-            _compile_blocks if plan.compile else None)
+        "flux",
+        model,
+        lambda s, p: flow_loss(s, batches, p),
+        plan,
+        Recipe(RATE),
+        prepare=(_compile_blocks if plan.compile else None),
     )
     save_flux(average, plan.out)  # type: ignore[arg-type]
 
@@ -195,6 +213,8 @@ def save_flux(model: FluxAndText, out: Path) -> None:
     """Black Forest Labs key names, float16; the text encoder beside it."""
     state = flux_from_diffusers(model.transformer.state_dict())
     half = {k: v.to(torch.float16).contiguous().cpu() for k, v in state.items()}
-    save_file(half, out / "fluxguard-mini-flux.safetensors", {"format": "pt", "licence": "Apache-2.0"})
+    save_file(
+        half, out / "fluxguard-mini-flux.safetensors", {"format": "pt", "licence": "Apache-2.0"}
+    )
     words = {k: v.to(torch.float16).contiguous().cpu() for k, v in model.text.state_dict().items()}
     save_file(words, out / "fluxguard-mini-text.safetensors", text_metadata(model.text))

@@ -35,8 +35,11 @@ def _with_adapter() -> FluxAndText:
         ) from error
     transformer, text = load_transformer(), load_text_encoder()
     blocks = [
-        name for name, module in transformer.named_modules()
-        if "transformer_blocks." in name and name.endswith(TARGETS) and isinstance(module, nn.Linear)
+        name
+        for name, module in transformer.named_modules()
+        if "transformer_blocks." in name
+        and name.endswith(TARGETS)
+        and isinstance(module, nn.Linear)
     ]
     transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=blocks))
     return FluxAndText(transformer, text)
@@ -73,9 +76,7 @@ def train_lora(plan: TrainPlan) -> None:
         velocity = state.module(z, ids, sigma, strength).float()
         return ((velocity - (noise - z0)) ** 2).mean(), {}
 
-    trained = train(
-        "lora", model, loss, plan, Recipe(2e-3, decay=0.0, average=0.99, warmup=0.05)
-    )
+    trained = train("lora", model, loss, plan, Recipe(2e-3, decay=0.0, average=0.99, warmup=0.05))
     save_lora(trained, plan)
 
 

@@ -52,8 +52,7 @@ def _chroma(image: Tensor) -> Tensor:
 def picture_loss(output: Tensor, target: Tensor) -> Tensor:
     """L1 + L1 of finite differences + 2 MSE + 4 MSE of the chroma."""
     edges = sum(
-        (a - b).abs().mean()
-        for a, b in zip(_gradients(output), _gradients(target), strict=True)
+        (a - b).abs().mean() for a, b in zip(_gradients(output), _gradients(target), strict=True)
     )
     chroma = nn.functional.mse_loss(_chroma(output), _chroma(target))
     return (
@@ -104,7 +103,10 @@ def train_vae(plan: TrainPlan) -> None:
         noise = 0.1 * torch.rand(len(rows), 1, 1, 1, device=plan.device)
         output = live.decode(latent + noise * torch.randn_like(latent)).float()
         picture, pull = picture_loss(output, images), latent_regulariser(latent)
-        return picture + 0.005 * pull, {"pull": float(pull.detach()), "std": float(latent.detach().std())}
+        return picture + 0.005 * pull, {
+            "pull": float(pull.detach()),
+            "std": float(latent.detach().std()),
+        }
 
     def report(state: TrainState) -> str:
         average: _Coder = state.average  # type: ignore[assignment]
@@ -144,7 +146,8 @@ def refine_decoder(plan: TrainPlan) -> None:
         latent = torch.from_numpy(np.asarray(latents[rows])).to(plan.device).float()
         noise = 0.06 * torch.rand(len(rows), 1, 1, 1, device=plan.device)
         latent = (latent + noise * torch.randn_like(latent)).contiguous(
-            memory_format=torch.channels_last)
+            memory_format=torch.channels_last
+        )
         output = state.module(latent).float()
         return picture_loss(output, images), {}
 

@@ -136,7 +136,7 @@ def gradient_coverage(
     with torch.inference_mode(False), torch.enable_grad():
         image = torch.zeros(1, 1, *shape, requires_grad=True)
         points = landmarks.detach().float().cpu().clone()[None]
-        align(image, points, size, antialias=antialias).sum().backward()  # type: ignore[no-untyped-call]
+        align(image, points, size, antialias=antialias).sum().backward()
     assert image.grad is not None
     matrix = similarity_transform(points, template(size)[None])[0]
     y, x = torch.meshgrid(torch.arange(shape[0]), torch.arange(shape[1]), indexing="ij")

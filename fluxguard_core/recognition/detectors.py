@@ -95,7 +95,7 @@ def yunet(weights: str | Path, *, score: float = 0.6) -> FaceFinder:
 
     Raises FluxGuardError when kornia is absent or the file is not YuNet's.
     """
-    FaceDetector, YuNet, nms = _kornia_parts()  # noqa: N806
+    FaceDetector, YuNet, nms = _kornia_parts()
 
     # Its constructor would download the weights, so only the base class's runs.
     detector = FaceDetector.__new__(FaceDetector)

@@ -110,7 +110,7 @@ def test_yunet_loads_a_local_file(tmp_path: Path) -> None:
 
 def test_insightface_needs_a_pack_on_disk(tmp_path: Path) -> None:
     pytest.importorskip("insightface")
-    with pytest.raises(FluxGuardError, match="holds no .onnx"):
+    with pytest.raises(FluxGuardError, match=r"holds no \.onnx"):
         insightface_detector(tmp_path)
 
 

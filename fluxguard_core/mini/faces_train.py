@@ -49,7 +49,7 @@ def held_out_portraits(root: Path) -> PortraitCache:
 
 def _prepared(network: nn.Module, plan: TrainPlan) -> nn.Module:
     moved: nn.Module = network.to(plan.device)
-    return moved.to(memory_format=torch.channels_last)
+    return moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _fast(images: Tensor, plan: TrainPlan) -> Tensor:

@@ -50,6 +50,8 @@ class Models:
     Args:
         describe: a picture's caption, for models that have someone who can tell; else the user writes it.
         complete: (source prompt, prompt) -> the full target prompt; where prompts need not be full.
+        guidance: the model's own best guidance for edits, which only the paper preset overrules; None takes
+            the preset's.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Models:
     complete: Callable[[str, str], str] | None = None
     size: int = 512
     storage: Storage = field(default_factory=Storage)
+    guidance: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,7 @@ def protect_portrait(
     latent_mask = soft_mask(job.mask, 8, size=_grid(trajectory)).to(stack.device)
     controls = edit_controls(trajectory, latent_mask, preset)
     refiner, window = make_refiner(models, job, trajectory, observer)
-    target = Counted(stack.field(job.prompt, preset.guidance))
+    target = Counted(stack.field(job.prompt, edit_guidance(models, preset)))
 
     def generated(done: int, total: int, latent: Tensor) -> None:
         _observe(observer, "generation", done, total, None)
@@ -155,6 +158,12 @@ def protect_portrait(
         trajectory=trajectory,
         interrupted=result.interrupted,
     )
+
+
+def edit_guidance(models: Models, preset: Preset) -> float:
+    """Guidance of the generation."""
+    own = None if preset.name == "paper" else models.guidance
+    return preset.guidance if own is None else own
 
 
 def mask_from_words(models: Models, picture: Tensor, source_prompt: str, prompt: str) -> Tensor:

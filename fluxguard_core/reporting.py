@@ -17,7 +17,7 @@ from .evaluate.report import Pictures, Report
 from .evaluate.similarity import Shot, measure
 from .evaluate.transforms import SHARING, autoencoder
 from .picture import crop_to, pad_to_multiple
-from .portrait import Job, Models, Outcome
+from .portrait import Job, Models, Outcome, edit_guidance
 from .recognition.alignment import align, whole_frame
 from .recognition.faces import Face, FaceFinder
 from .recognition.identity import Identity, reference_embedding
@@ -78,7 +78,11 @@ def make_report(
         identity=describe_identity(job.identity),
         preset=job.preset.name,
         model=models.name,
-        settings={**preset_settings(job), **settings},
+        settings={
+            **preset_settings(job),
+            "guidance": edit_guidance(models, job.preset),
+            **settings,
+        },
         evaluations=outcome.evaluations,
         seconds=dict(seconds),
         peak_bytes=peak_memory(models.stack.device),

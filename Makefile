@@ -31,12 +31,13 @@ test-core: setup
 
 # Needs a ComfyUI (COMFYUI_PATH, or ~/comfy/ComfyUI); without one these tests are skipped, and say so.
 setup-host: setup
-	@if [ -n "$(HOST)" ]; then bash scripts/setup_host_env.sh "$(HOST)"; fi
+	@if [ -n "$(HOST)" ] && [ ! -f .venv-host/.installed ]; then \
+	sh scripts/setup_host_env.sh "$(HOST)" && touch .venv-host/.installed; fi
 
 test-host: setup-host
 	@if [ -n "$(HOST)" ]; then export COMFYUI_PATH="$(HOST)"; \
 	.venv-host/bin/python -m pytest tests/core/test_golden.py tests/core/test_flow.py tests/core/test_protect.py && \
-	.venv-host/bin/python -m pytest tests/host tests/browser; \
+	PLAYWRIGHT_HOME="$(CURDIR)/.venv-host/browser" .venv-host/bin/python -m pytest tests/host tests/browser; \
 	else $(BIN)/python -m pytest tests/host tests/browser -rs || [ $$? -eq 5 ]; fi
 
 quality: setup

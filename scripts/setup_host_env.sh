@@ -21,4 +21,8 @@ pip() { "$root/.venv-host/bin/python" -m pip "$@" --disable-pip-version-check; }
 pip install --quiet torch==2.11.0 torchvision==0.26.0 torchaudio==2.11.0
 pip install --quiet -r "$host/requirements.txt"
 pip install --quiet pytest "diffusers>=0.35" peft lpips websocket-client
+# The front end's tests drive the system's Chromium; the package brings no browser of its own.
+if command -v npm >/dev/null; then
+    npm install --silent --no-fund --no-audit --prefix "$root/.venv-host/browser" playwright-core
+fi
 echo "ready: $root/.venv-host runs $host"

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..flow import Counted, State, Trajectory, advance, flux_schedule, invert
 from ..flow.field import Layout, ValueTap
 from ..protect.refiner import Branches, Refiner
 from ..protect.run import edit_and_protect
+from ..recognition.alignment import ARCFACE_TEMPLATE, align
+from ..recognition.encoder import FaceEncoder
 
 STEPS, ATTACKED = 25, 5
 
@@ -37,6 +39,13 @@ def register(subparsers: Any) -> None:
     loops.add_argument("--repeats", type=int, default=3)
     loops.add_argument("--json", action="store_true")
     loops.set_defaults(run=run_loops)
+    ensemble = kinds.add_parser(
+        "ensemble", help="the recognisers at their real sizes, random weights"
+    )
+    ensemble.add_argument("--batch", type=int, default=1)
+    ensemble.add_argument("--repeats", type=int, default=3)
+    ensemble.add_argument("--json", action="store_true")
+    ensemble.set_defaults(run=run_ensemble)
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,81 @@ def run_loops(args: argparse.Namespace) -> int:
             f"time {row['seconds_ratio']:.2f}  peak {row['peak_ratio']:.2f} of released"
         )
     return 0
+
+
+def run_ensemble(args: argparse.Namespace) -> int:
+    """Handle `bench ensemble`: each recogniser in a process of its own, so that peaks do not mix."""
+    spawn = multiprocessing.get_context("spawn")
+    table = {}
+    for name in REAL_SIZES:
+        with spawn.Pool(1) as process:
+            table[name] = process.apply(timed_recogniser, (name, args.batch, args.repeats))
+    if args.json:
+        print(json.dumps({"batch": args.batch, "recognisers": table}))
+        return 0
+    print(
+        f"alignment, forward and backward, batch {args.batch}, medians of {args.repeats}, random weights"
+    )
+    for name, row in table.items():
+        print(
+            f"  {name:<12} {row['weights_bytes'] / 1e6:6.1f} MB   {row['forward_seconds'] * 1e3:7.1f} ms forward "
+            f"{row['both_seconds'] * 1e3:7.1f} ms with backward   {row['peak_bytes'] / 2**20:6.0f} MiB above loaded"
+        )
+    return 0
+
+
+# The public checkpoints' architectures and input sides.
+REAL_SIZES: dict[str, int] = {
+    "ir152": 112,
+    "irse50": 112,
+    "facenet": 160,
+    "mobile_face": 112,
+    "iresnet50": 112,
+    "iresnet100": 112,
+}
+
+
+def _real_size(name: str) -> nn.Module:
+    from ..recognition.backbones.inception_resnet import InceptionResnetV1
+    from ..recognition.backbones.iresnet_arcface import IResNet
+    from ..recognition.backbones.iresnet_evolve import IRBackbone
+    from ..recognition.backbones.mobilefacenet import MobileFaceNet
+
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "ir152": lambda: IRBackbone((3, 8, 36, 3)),
+        "irse50": lambda: IRBackbone((3, 4, 14, 3), se=True),
+        "facenet": InceptionResnetV1,
+        "mobile_face": MobileFaceNet,
+        "iresnet50": lambda: IResNet((3, 4, 14, 3)),
+        "iresnet100": lambda: IResNet((3, 13, 30, 3)),
+    }
+    return builders[name]()
+
+
+def timed_recogniser(name: str, batch: int, repeats: int) -> dict[str, float]:
+    """Seconds forward and forward + backward through alignment, and peak memory above the loaded network."""
+    network = _real_size(name)
+    encoder = FaceEncoder(name, network, REAL_SIZES[name])
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.rand(batch, 3, 512, 512, generator=generator)
+    points = 512 * (ARCFACE_TEMPLATE / 112).expand(batch, 5, 2) * 0.6 + 100
+    forward, both = [], []
+    before = _peak()
+    for _ in range(repeats):
+        started = time.perf_counter()
+        with torch.no_grad():
+            encoder(align(picture, points, encoder.size))
+        forward.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        leaf = picture.clone().requires_grad_(True)
+        encoder(align(leaf, points, encoder.size)).sum().backward()
+        both.append(time.perf_counter() - started)
+    return {
+        "weights_bytes": sum(p.nbytes for p in (*network.parameters(), *network.buffers())),
+        "forward_seconds": statistics.median(forward),
+        "both_seconds": statistics.median(both),
+        "peak_bytes": max(0, _peak() - before),
+    }
 
 
 def timed(loop: str, width: int, size: int) -> dict[str, float]:

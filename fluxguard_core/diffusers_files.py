@@ -11,11 +11,10 @@ from torch import Tensor
 
 from .diffusers_backend import DiffusersModel, FluxStack, Prompt, diffusers, layout_of
 from .diffusers_keys import flux_to_diffusers, is_bfl_flux
+from .diffusers_taesd import FLUX_SCALE, FLUX_SHIFT, is_taesd, load_autoencoder_state
 from .errors import FluxGuardError
-from .mini.taesd import is_taesd, load_autoencoder_state
 from .models.loading import load_tensors
 
-FLUX_SCALE, FLUX_SHIFT = 0.3611, 0.1159  # of the FLUX.1 autoencoder's latents
 _NORM_GROUPS = 32
 
 

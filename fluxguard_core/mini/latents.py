@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..diffusers_taesd import LATENT_CHANNELS, AutoencoderTiny
 from .cache import PortraitCache, cache_folder
-from .taesd import LATENT_CHANNELS, AutoencoderTiny
 from .training import TrainPlan
 from .world import load_autoencoder
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from ..diffusers_backend import image_ids, pack, unpack
 from ..diffusers_keys import AXES_DIMS, HEAD_DIM, flux_from_diffusers
+from ..diffusers_taesd import LATENT_CHANNELS
 from ..errors import FluxGuardError
 from .cache import PortraitCache, open_cache
 from .captions import training_caption
 from .latents import prepared_latents
-from .taesd import LATENT_CHANNELS
 from .text import CONTEXT_WIDTH, POOLED_WIDTH, TOKENS, TextEncoder, text_metadata, token_ids
 from .training import Recipe, TrainPlan, TrainState, train
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..diffusers_taesd import AutoencoderTiny, narrow_autoencoder, padded_state
 from .cache import HELD_OUT_WORLD, open_cache, spec_of
 from .latents import prepared_latents
 from .renderer import render_batch
-from .taesd import AutoencoderTiny, narrow_autoencoder, padded_state
 from .training import Recipe, TrainPlan, TrainState, train
 from .world import load_autoencoder
 

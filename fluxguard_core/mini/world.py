@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..diffusers_backend import FluxStack, Prompt, layout_of
 from ..diffusers_keys import flux_to_diffusers
+from ..diffusers_taesd import AutoencoderTiny, load_autoencoder_state
 from ..errors import FluxGuardError
 from ..models import load_manifest
 from ..models.loading import load_tensors
-from .taesd import AutoencoderTiny, load_autoencoder_state
 from .text import TextEncoder, text_encoder_from
 
 Part = Literal["vae", "flux", "text"]

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 pytest.importorskip("diffusers")
 
+from fluxguard_core import diffusers_taesd as taesd
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.mini import taesd
 from fluxguard_core.mini.cache import HELD_OUT_WORLD, spec_of
 from fluxguard_core.mini.renderer import render_batch
 from fluxguard_core.mini.world import load_autoencoder, weights_path

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import FluxGuardError
+from .errors import FluxGuardError
 
 LATENT_CHANNELS = 16
 FLUX_SCALE = 0.3611

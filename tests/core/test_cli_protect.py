@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fluxguard_core.cli import main
+from fluxguard_core.diffusers_taesd import narrow_autoencoder, padded_state
 from fluxguard_core.face_crop import crop_face
 from fluxguard_core.imageio import read_picture
 from fluxguard_core.protect.perceptual import VGG19Features
@@ -24,6 +25,7 @@ from fluxguard_core.recognition.backbones.mobilefacenet import MobileFaceNet
 from fluxguard_core.recognition.detectors import face_in_box
 
 from .pipeline_folder import tiny_pipeline
+from .test_diffusers_backend import lora
 from .tiny import noise
 
 BOX = "box:16,12,48,52"
@@ -174,6 +176,33 @@ def test_the_same_seed_gives_the_same_picture(files: Path, tmp_path: Path) -> No
         assert main(arguments(files, photo, tmp_path / f"{name}.png", seed=seed)) == 0
         results.append((tmp_path / f"{name}.png").read_bytes())
     assert results[0] == results[1] != results[2]
+
+
+def test_identities_loras_and_the_fast_preset(files: Path, tmp_path: Path) -> None:
+    photo = draw(tmp_path / "me.png")
+    save_file(
+        padded_state(narrow_autoencoder((8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1, 1))),
+        tmp_path / "tiny.safetensors",
+    )
+    save_file(lora(), tmp_path / "style.safetensors")
+    cases: dict[str, dict[str, str | None]] = {
+        "untargeted": {},
+        "synthetic 5": {"identity": "synthetic:5"},
+        "photo": {"identity": f"photo:{photo}"},
+        "fast": {"preset": "fast", "tiny_vae": str(tmp_path / "tiny.safetensors")},
+        "lora": {"lora": f"{tmp_path / 'style.safetensors'}:0.8"},
+    }
+    pictures = set()
+    for name, changes in cases.items():
+        out = tmp_path / "out.png"
+        assert main(arguments(files, photo, out, **changes)) == 0
+        report = json.loads(out.with_suffix(".json").read_text())
+        if name in ("untargeted", "synthetic 5", "photo"):
+            assert report["identity"] == name
+        if name == "fast":
+            assert report["evaluations"] == {"inversion": 8, "generation": 4 + 8}
+        pictures.add(out.read_bytes())
+    assert len(pictures) == len(cases)
 
 
 def test_a_dry_run_writes_nothing_and_tells_the_cost(

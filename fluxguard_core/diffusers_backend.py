@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +155,6 @@ def from_folder(
     else:
         pipeline.to(device)
     return from_pipeline(pipeline)
-
-
-def with_prompt_encoder(stack: FluxStack, encode_prompt: Callable[[str], Prompt]) -> FluxStack:
-    """The same model with other text encoders."""
-    return replace(stack, encode_prompt=encode_prompt)
 
 
 def encode_image(vae: DiffusersModel, image: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..diffusers_backend import FluxStack, from_folder
-from ..diffusers_files import add_lora, from_files, text_encoders
+from ..diffusers_files import add_lora, from_files, load_vae, text_encoders
 from ..errors import FluxGuardError
 from ..flow import Storage
 from ..models import load_manifest, require
@@ -125,10 +126,6 @@ def _stack(args: argparse.Namespace, device: str) -> FluxStack:
     if args.model is not None:
         stack = from_folder(args.model, dtype=dtype, device=device, offload=args.offload)
         if args.tiny_vae:
-            from dataclasses import replace
-
-            from ..diffusers_files import load_vae
-
             stack = replace(stack, tiny_vae=load_vae(args.tiny_vae, dtype).to(device))
         return stack
     if args.vae is None or args.text_encoders is None:

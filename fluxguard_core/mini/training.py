@@ -140,7 +140,11 @@ def train(
     module.to(plan.device).train()
     average = copy.deepcopy(module).requires_grad_(False).eval()
     optimiser = torch.optim.AdamW(
-        list(_parameters(module)), lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.decay
+        list(_parameters(module)),
+        lr=recipe.rate,
+        betas=recipe.betas,
+        weight_decay=recipe.decay,
+        fused=True,
     )
     state = TrainState(module, average, optimiser)
     if plan.resume and checkpoint.exists():

@@ -58,16 +58,19 @@ def _command(
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Print every entry: id, role, size, licence, commercial use, source."""
+    """Print every entry: id, role, size, commercial use, source, what reads it, licence."""
     entries = load_manifest(args.manifest).entries
     if args.json:
         print(json.dumps([_facts(entry) for entry in entries], indent=2, ensure_ascii=False))
         return 0
-    rows = [("ID", "ROLE", "SIZE", "COMMERCIAL", "SOURCE", "LICENCE")]
+    rows = [("ID", "ROLE", "SIZE", "COMMERCIAL", "SOURCE", "USED BY", "LICENCE")]
     for entry in entries:
         use = {True: "yes", False: "no", None: "open"}[entry.commercial_use]
         source = {"package": "included", "download": "download", "bring": "your own"}[entry.source]
-        rows.append((entry.id, entry.role, size_text(entry.size), use, source, entry.licence))
+        users = ", ".join(entry.used_by) or "nothing yet"
+        rows.append(
+            (entry.id, entry.role, size_text(entry.size), use, source, users, entry.licence)
+        )
     _table(rows)
     return 0
 
@@ -94,6 +97,11 @@ def run_download(args: argparse.Namespace) -> int:
     refused = [e for e in wanting if e.url and e.consent and not args.accept_licence]
     if refused:  # asked before the first byte, not after an hour of downloading
         raise ConsentError("\n".join(licence_question(entry) for entry in refused))
+    for entry in wanting:
+        if not entry.used_by:
+            print(
+                f"Nothing in this version reads {entry.id}: it is for a later one.", file=sys.stderr
+            )
     for entry in entries:
         here = find(entry)
         if entry.source == "package":

@@ -33,6 +33,7 @@ ROLES = frozenset(
         "perceptual",
     ]
 )
+USES = frozenset(["protect", "report", "calibrate", "comfyui", "demo", "tests"])
 EXTENSIONS = frozenset({".safetensors", ".pth", ".pt", ".onnx", ".json", ".txt"})
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -45,7 +46,8 @@ class Entry:
 
     `folder` is relative to a models folder (ComfyUI's or one outside), `package_path` to the
     installed package. `commercial_use` None means that the terms leave it open; `consent` means
-    that the licence has to be accepted before a download; `needs` lists companions by id.
+    that the licence has to be accepted before a download; `needs` lists companions by id. `used_by`
+    names the commands that read the file ("comfyui": nodes do); empty, it is for a later version.
     """
 
     id: str
@@ -237,7 +239,7 @@ def _check_meaning(where: str, entry: Entry) -> None:
             f"url {entry.url!r} is not an https address without a login",
         ),
         (entry.licence.strip(), "licence is empty"),
-        (entry.used_by, "used_by is empty"),
+        (set(entry.used_by) <= USES, f"used_by {list(entry.used_by)} is not of {sorted(USES)}"),
         (
             entry.commercial_use is not False or entry.consent,
             "a file that forbids commercial use needs consent",

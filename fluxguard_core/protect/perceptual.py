@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +78,21 @@ def vgg19_relu3_4(path: str | Path) -> VGG19Features:
     return network.eval().requires_grad_(False)
 
 
-def lpips_distance(backbone: str | Path, net: str = "vgg") -> PerceptualDistance:
+def lpips_distance(backbone: str | Path) -> PerceptualDistance:
     """LPIPS through the lpips package, with a local backbone file; nothing is downloaded.
 
     Args:
-        backbone: torchvision's ImageNet weights of ``net`` (the package brings only its linear heads).
-        net: ``alex``, ``vgg`` or ``squeeze``.
+        backbone: torchvision's ImageNet weights of VGG16 or AlexNet, told apart by their first layer (the
+            package brings only its linear heads).
     """
-    model: Any = _lpips().LPIPS(net=net, pnet_rand=True, verbose=False)
-    _fill_lpips_backbone(model, Path(backbone))
+    from ..models.loading import load_tensors
+
+    package = _lpips()
+    tensors, _ = load_tensors(backbone)
+    first = tensors.get("features.0.weight")
+    net = "alex" if first is not None and first.shape[-1] == 11 else "vgg"
+    model: Any = package.LPIPS(net=net, pnet_rand=True, verbose=False)
+    _fill_lpips_backbone(model, tensors, Path(backbone).name)
     model = model.eval().requires_grad_(False)
 
     def against(reference: Tensor) -> Callable[[Tensor], Tensor]:
@@ -96,18 +102,15 @@ def lpips_distance(backbone: str | Path, net: str = "vgg") -> PerceptualDistance
     return against
 
 
-def _fill_lpips_backbone(model: Any, path: Path) -> None:
+def _fill_lpips_backbone(model: Any, tensors: Mapping[str, Tensor], file: str) -> None:
     """Copy torchvision's ``features.N`` into the package's slices, which keep those numbers as names."""
-    from ..models.loading import load_tensors
-
-    tensors, _ = load_tensors(path)
     with torch.no_grad():
         for name, parameter in model.net.named_parameters():
             number_and_leaf = name.split(".", 1)[1]
             given = tensors.get(f"features.{number_and_leaf}")
             if given is None or given.shape != parameter.shape:
                 raise FluxGuardError(
-                    f"{path.name} is not the backbone that LPIPS expects: features.{number_and_leaf} is missing or "
+                    f"{file} is not the backbone that LPIPS expects: features.{number_and_leaf} is missing or "
                     "has another shape. Give torchvision's weights of the same network."
                 )
             parameter.copy_(given)

@@ -97,7 +97,7 @@ def test_the_manifest_matches_the_weights_in_the_package() -> None:
         ("size", "5", "bytes > 0"),
         ("commercial_use", "no", "true, false or null"),
         ("commercial_use", False, "needs consent"),
-        ("used_by", [], "used_by is empty"),
+        ("used_by", ["nobody"], "used_by"),
         ("used_by", "tests", "a list of strings"),
         ("role", "toy", "is not one of"),
         ("id", "W w", "plain name"),

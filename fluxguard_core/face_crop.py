@@ -12,6 +12,7 @@ from .picture import PIXELS_PER_TOKEN
 from .recognition.faces import Face
 
 _SIDE = 2.2  # side of the crop in heights of the face box, so that hair and hats fit in
+_ROOM = 1.4  # and, for several faces side by side, in widths of the box around them
 _SEAM = 0.06  # width of the feathered seam as a share of the side
 
 
@@ -64,13 +65,15 @@ def crop_face(photo: Tensor, face: Face, size: int) -> FaceCrop | None:
 
     Args:
         photo: [B, 3, H, W] in [0, 1].
+        face: or the box around several faces.
         size: working side in pixels, a multiple of 16.
     """
     height, width = photo.shape[-2:]
     if max(height, width) <= size or min(height, width) < PIXELS_PER_TOKEN:
         return None
     x0, y0, x1, y1 = face.box
-    side = min(max(round(_SIDE * (y1 - y0)), size), height, width)
+    wanted = max(_SIDE * (y1 - y0), _ROOM * (x1 - x0))
+    side = min(max(round(wanted), size), height, width)
     left = min(max(round((x0 + x1 - side) / 2), 0), width - side)
     # A face sits low in its box's surroundings: more room above, for the hair.
     top = min(max(round((y0 + y1 - side) / 2 - 0.05 * side), 0), height - side)

@@ -75,6 +75,7 @@ class Job:
         picture: [B, 3, H, W] in [0, 1] at working size.
         mask: [1 or B, 1, H, W] in [0, 1]; 1 may be edited.
         face: found once, on the source.
+        others: further faces of the picture to protect as well, for one picture only.
     """
 
     picture: Tensor
@@ -84,6 +85,7 @@ class Job:
     face: Face
     identity: Identity
     preset: Preset
+    others: tuple[Face, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +201,8 @@ def make_refiner(
     preset, stack = job.preset, models.stack
     landmarks: Tensor | None = None
     if preset.aligned or preset.face_only:
-        landmarks = required_landmarks(job.face)[None].to(stack.device)
+        points = [required_landmarks(face) for face in (job.face, *job.others)]
+        landmarks = torch.stack(points).to(stack.device)
     steps = preset.attacked * (preset.refiner.steps + preset.refiner.keep_best)
 
     def stepped(entry: RefinerStep, picture: Tensor) -> None:

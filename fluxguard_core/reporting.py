@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,23 +14,24 @@ from torch import Tensor
 from .diffusers_backend import decode_latent, encode_image
 from .evaluate.quality import quality
 from .evaluate.report import Pictures, Report
-from .evaluate.similarity import Shot, measure
+from .evaluate.similarity import Recognition, Shot, measure
 from .evaluate.transforms import SHARING, autoencoder
 from .picture import crop_to, pad_to_multiple
 from .portrait import Job, Models, Outcome, edit_guidance
 from .recognition.alignment import align, whole_frame
-from .recognition.faces import Face, FaceFinder
+from .recognition.faces import Face, FaceFinder, choose, nearest
 from .recognition.identity import Identity, reference_embedding
 
 
 @dataclass(frozen=True, eq=False)
 class Finals:
-    """Pictures [1, 3, H, W] at the photo's own size, as they will be saved."""
+    """Pictures [1, 3, H, W] at the photo's own size, as they will be saved, and the protected faces."""
 
     original: Tensor
     edited: Tensor
     protected: Tensor
     face: Face
+    others: tuple[Face, ...] = ()
 
 
 def make_report(
@@ -53,26 +54,15 @@ def make_report(
     Returns:
         The numbers, and the working-size pictures that illustrate them.
     """
-    cpu = Finals(finals.original.cpu(), finals.edited.cpu(), finals.protected.cpu(), finals.face)
-    shots = [
-        _shot(models.find_faces, p, cpu.face) for p in (cpu.original, cpu.edited, cpu.protected)
-    ]
-    other = None if second is None else _shot(models.find_faces, second.cpu(), None)
-    transforms = (*SHARING, autoencoder(*_codec(models)))
-    recognisers = measure(
-        models.ensemble,
-        *shots,
-        second=other,
-        targets=_targets(models, job.identity, shots[0]),
-        transforms=transforms,
-    )
+    cpu = [picture.cpu() for picture in (finals.original, finals.edited, finals.protected)]
+    recognisers = _recognised(models, job, cpu, (finals.face, *finals.others), second)
     touched = torch.maximum(job.mask.cpu() > 0, outcome.region.cpu() > 0).float()
     edited, protected = outcome.edited.cpu(), outcome.protected.cpu()
     report = Report(
         recognisers=recognisers,
         edit=quality(edited, outcome.reconstruction.cpu(), (job.mask.cpu() > 0).float()),
         protection=quality(protected, edited, touched),
-        size=(cpu.original.shape[-2], cpu.original.shape[-1]),
+        size=(cpu[0].shape[-2], cpu[0].shape[-1]),
         source_prompt=job.source_prompt,
         prompt=job.prompt,
         identity=describe_identity(job.identity),
@@ -116,11 +106,39 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _shot(find: FaceFinder, picture: Tensor, fallback: Face | None) -> Shot:
-    """The picture with its landmarks found anew, as a stranger would meet it."""
+def _recognised(
+    models: Models,
+    job: Job,
+    pictures: Sequence[Tensor],
+    faces: Sequence[Face],
+    second: Tensor | None,
+) -> tuple[Recognition, ...]:
+    """What every recogniser says of every protected face; of several faces, named by number."""
+    found: list[Recognition] = []
+    transforms = (*SHARING, autoencoder(*_codec(models)))
+    for number, face in enumerate(faces):
+        shots = [_shot(models.find_faces, picture, face) for picture in pictures]
+        results = measure(
+            models.ensemble,
+            *shots,
+            second=None if second is None else _shot(models.find_faces, second.cpu(), None),
+            targets=_targets(models, job.identity, shots[0]),
+            transforms=transforms,
+        )
+        several = len(faces) > 1
+        found += (replace(r, name=f"{r.name}, face {number}") if several else r for r in results)
+    return tuple(found)
+
+
+def _shot(find: FaceFinder, picture: Tensor, known: Face | None) -> Shot:
+    """The picture with its landmarks found anew, as a stranger would meet it.
+
+    A face that is no longer found is looked at where it was; without a known face the largest counts.
+    """
     faces = find(picture[0])
-    face = faces[0] if faces else fallback
-    return Shot(picture, None if face is None else face.landmarks)
+    if known is None:
+        return Shot(picture, choose(faces, "largest")[0].landmarks if faces else None)
+    return Shot(picture, (nearest(faces, known) or known).landmarks)
 
 
 def _targets(models: Models, identity: Identity, source: Shot) -> dict[str, Tensor] | None:

@@ -75,11 +75,17 @@ def make_plan(
     )
 
 
+def chosen_preset(args: argparse.Namespace) -> Preset:
+    """The preset with the numbers that were given instead of its own."""
+    preset = preset_named(args.preset)
+    refiner = replace(preset.refiner, steps=args.iterates or preset.refiner.steps)
+    steps, attacked = args.steps or preset.steps, args.attacked or preset.attacked
+    return replace(preset, steps=steps, attacked=attacked, refiner=refiner)
+
+
 def print_plan(args: argparse.Namespace, photos: Sequence[Path]) -> None:
     """Print the plan for the first picture and the number of pictures."""
-    preset = preset_named(args.preset)
-    if args.steps is not None:
-        preset = replace(preset, steps=args.steps)
+    preset = chosen_preset(args)
     picture = read_picture(photos[0])
     limit = args.size or (128 if is_miniature(args) else 512)
     size = picture.size if max(picture.size) <= limit else (limit, limit)

@@ -17,14 +17,13 @@ from ..evaluate.html import write_html
 from ..face_crop import FaceCrop, crop_face
 from ..imageio import Picture, luma, read_mask, read_picture, write_png
 from ..portrait import Job, Models, mask_from_words, protect_portrait, seeded
-from ..protect.presets import PRESETS, preset_named
-from ..recognition.detectors import typed_box
-from ..recognition.faces import Face, choose
+from ..protect.presets import PRESETS
+from ..recognition.faces import Face, around, choose
 from ..recognition.identity import EXPLANATIONS, Identity, photo, synthetic, untargeted
 from ..region import EmptyMask
 from ..reporting import Finals, make_report
 from . import sources
-from .plan import print_plan
+from .plan import chosen_preset, print_plan
 from .progress import progress_bars, stopping
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -58,8 +57,14 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--steps", type=int, help="intervals of the schedule (default: the preset's)"
     )
+    parser.add_argument(
+        "--attacked", type=int, metavar="N", help="protect after each of the last N intervals"
+    )
+    parser.add_argument("--iterates", type=int, metavar="N", help="Adam steps after each of them")
     parser.add_argument("--size", type=int, help="working size in pixels, a multiple of 16")
-    parser.add_argument("--face", default="largest", help="largest (default), or its number from 0")
+    parser.add_argument(
+        "--face", default="largest", help="largest (default), its number from 0, or all"
+    )
     parser.add_argument(
         "--second", metavar="FILE", help="another photo of the person, for the report"
     )
@@ -103,9 +108,9 @@ def _protect_one(
     started = time.perf_counter()
     picture = read_picture(path)
     photo_rgb = picture.rgb
-    face = _face(args, models, photo_rgb)
-    crop = crop_face(photo_rgb, face, args.size or models.size)
-    job = _job(args, models, picture, face, crop)
+    faces = _faces(args, models, photo_rgb)
+    crop = _crop(photo_rgb, faces, args.size or models.size)
+    job = _job(args, models, picture, faces, crop)
     prepared = time.perf_counter()
     with progress_bars(stop, quiet=args.quiet) as observer:
         outcome = protect_portrait(models, job, observer=observer)
@@ -113,7 +118,7 @@ def _protect_one(
     edited, protected = (
         _finished(picture, crop, result) for result in (outcome.edited, outcome.protected)
     )
-    finals = Finals(photo_rgb, edited, protected, face)
+    finals = Finals(photo_rgb, edited, protected, faces[0], tuple(faces[1:]))
     second = read_picture(args.second).rgb if args.second else None
     report, pictures = make_report(
         models,
@@ -134,10 +139,14 @@ def _protect_one(
 
 
 def _job(
-    args: argparse.Namespace, models: Models, picture: Picture, face: Face, crop: FaceCrop | None
+    args: argparse.Namespace,
+    models: Models,
+    picture: Picture,
+    faces: list[Face],
+    crop: FaceCrop | None,
 ) -> Job:
     working = picture.rgb if crop is None else crop.working
-    working_face = face if crop is None else crop.face(face)
+    face, *others = faces if crop is None else [crop.face(face) for face in faces]
     source_prompt = args.source_prompt
     if source_prompt is None:
         if models.describe is None:
@@ -148,17 +157,15 @@ def _job(
     prompt = args.prompt
     if models.complete is not None:
         prompt = models.complete(source_prompt, args.prompt)
-    preset = seeded(preset_named(args.preset), args.seed)
-    if args.steps is not None:
-        preset = replace(preset, steps=args.steps)
     return Job(
         picture=working,
         source_prompt=source_prompt,
         prompt=prompt,
         mask=_mask(args, models, picture, crop, source_prompt, prompt),
-        face=working_face,
+        face=face,
         identity=parse_identity(args.identity),
-        preset=preset,
+        preset=seeded(chosen_preset(args), args.seed),
+        others=tuple(others),
     )
 
 
@@ -199,17 +206,24 @@ def _mask(
     return mask_from_words(models, working, source_prompt, prompt)
 
 
-def _face(args: argparse.Namespace, models: Models, picture: Tensor) -> Face:
+def _crop(photo_rgb: Tensor, faces: list[Face], size: int) -> FaceCrop | None:
+    """The square around all faces to protect."""
+    crop = crop_face(photo_rgb, around(faces), size)
+    if crop is not None and len(faces) > 1:
+        left, top, right, bottom = crop.box
+        for x0, y0, x1, y1 in (face.box for face in faces):
+            x, y = (x0 + x1) / 2, (y0 + y1) / 2
+            if not (left < x < right and top < y < bottom):
+                raise FluxGuardError(
+                    f"The {len(faces)} faces are too far apart for one square of {right - left} pixels. Protect "
+                    "one with --face 0, then the result with --face 1, and so on."
+                )
+    return crop
+
+
+def _faces(args: argparse.Namespace, models: Models, picture: Tensor) -> list[Face]:
     which: Any = int(args.face) if args.face.isdigit() else args.face
-    find = models.find_faces
-    if args.detector and args.detector.startswith("box:"):
-        find = typed_box(_box(args.detector))
-    return choose(find(picture[0]), which)[0]
-
-
-def _box(text: str) -> tuple[float, float, float, float]:
-    left, top, right, bottom = (float(part) for part in text.partition(":")[2].split(","))
-    return left, top, right, bottom
+    return choose(models.find_faces(picture[0]), which)
 
 
 def _finished(picture: Picture, crop: FaceCrop | None, result: Tensor) -> Tensor:
@@ -224,9 +238,14 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise FluxGuardError("Expected --prompt with what the edited picture shows, got none.")
     if args.size is not None and (args.size < 64 or args.size % 16):
         raise FluxGuardError(f"Expected --size as a multiple of 16 from 64 up, got {args.size}.")
-    if args.steps is not None and args.steps <= preset_named(args.preset).attacked:
+    for name in ("attacked", "iterates"):
+        given = getattr(args, name)
+        if given is not None and given < 1:
+            raise FluxGuardError(f"Expected --{name} from 1 up, got {given}.")
+    preset = chosen_preset(args)
+    if preset.steps <= preset.attacked:
         raise FluxGuardError(
-            f"Expected more than {preset_named(args.preset).attacked} --steps, got {args.steps}."
+            f"Expected more than {preset.attacked} --steps, of which that many are attacked, got {preset.steps}."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -22,7 +22,7 @@ from ..protect.perceptual import (
     vgg19_relu3_4,
 )
 from ..recognition.detectors import insightface_detector, typed_box, yunet
-from ..recognition.encoder import FaceEncoder
+from ..recognition.encoder import Colour, FaceEncoder
 from ..recognition.ensemble import Ensemble
 from ..recognition.faces import FaceFinder
 from ..recognition.loading import load_encoder
@@ -59,14 +59,14 @@ def add_arguments(parser: Any) -> None:
     faces = parser.add_argument_group("recognisers and detector")
     faces.add_argument(
         "--recogniser",
-        metavar="FILE",
+        metavar="FILE[:COLOUR]",
         action="append",
         default=[],
-        help="to attack; may be repeated",
+        help="to attack, as FILE or FILE:rgb|bgr|both for another channel order; may be repeated",
     )
     faces.add_argument(
         "--hold-out",
-        metavar="FILE|NAME",
+        metavar="FILE[:COLOUR]|NAME",
         action="append",
         default=[],
         help="judges only: a file, or the name of one of the recognisers; may be repeated",
@@ -74,12 +74,14 @@ def add_arguments(parser: Any) -> None:
     faces.add_argument(
         "--detector",
         metavar="KIND",
-        help="yunet[:FILE], insightface:DIR or box:LEFT,TOP,RIGHT,BOTTOM",
+        help="yunet[:FILE], insightface:DIR or box:LEFT,TOP,RIGHT,BOTTOM[;further boxes]",
     )
     faces.add_argument(
         "--vgg", metavar="FILE", help="torchvision's vgg19 for the perceptual distance"
     )
-    faces.add_argument("--lpips", metavar="FILE", help="torchvision's vgg16 for LPIPS instead")
+    faces.add_argument(
+        "--lpips", metavar="FILE", help="torchvision's vgg16 or alexnet for LPIPS instead"
+    )
 
 
 def is_miniature(args: argparse.Namespace) -> bool:
@@ -102,10 +104,11 @@ def _miniature(args: argparse.Namespace, device: str) -> Models:
     from ..mini.models import miniature
 
     if args.recogniser:
-        ensemble = _ensemble(args)
+        ensemble = _ensemble(args, device)
     else:
         ensemble = load_ensemble(held_out=args.hold_out or ["mobileface"])
-    return miniature(ensemble, device)
+    models = miniature(ensemble, device)
+    return replace(models, find_faces=_detector(args)) if args.detector else models
 
 
 def _full(args: argparse.Namespace, device: str) -> Models:
@@ -145,42 +148,70 @@ def _ensemble(args: argparse.Namespace, device: str = "cpu") -> Ensemble:
             "A full-size FLUX needs recognisers made for real faces: give at least one with --recogniser FILE "
             "(see: fluxguard models list). The built-in ones know only the miniature's portraits."
         )
-    names = {text for text in args.hold_out if not Path(text).is_file()}
-    loaded = [_recogniser(path, device) for path in args.recogniser]
-    unknown = names - {encoder.name for encoder in loaded}
+    names = {text for text in args.hold_out if not Path(_colour(text)[0]).is_file()}
+    files = [text for text in args.hold_out if text not in names]
+    loaded = _distinct([_recogniser(text, device) for text in (*args.recogniser, *files)])
+    given, judges = loaded[: len(args.recogniser)], loaded[len(args.recogniser) :]
+    unknown = names - {encoder.name for encoder in given}
     if unknown:
         raise FluxGuardError(
             f"--hold-out {sorted(unknown)[0]} is neither a file nor one of the recognisers given: "
-            f"{', '.join(encoder.name for encoder in loaded)}."
+            f"{', '.join(encoder.name for encoder in given)}."
         )
-    judges = [_recogniser(text, device) for text in args.hold_out if Path(text).is_file()]
-    return Ensemble(
-        tuple(encoder for encoder in loaded if encoder.name not in names),
-        tuple(encoder for encoder in loaded if encoder.name in names) + tuple(judges),
-    )
+    attacked = tuple(encoder for encoder in given if encoder.name not in names)
+    for encoder in attacked:
+        encoder.threshold()  # a missing one is told now, not after minutes of inversion
+    held_out = (*(encoder for encoder in given if encoder.name in names), *judges)
+    return Ensemble(attacked, held_out)
 
 
-def _recogniser(path: str, device: str) -> FaceEncoder:
-    encoder = load_encoder(path)
+def _recogniser(text: str, device: str) -> tuple[Path, FaceEncoder]:
+    path, colour = _colour(text)
+    encoder = load_encoder(path, colour=colour)
     encoder.network.to(device)
-    return encoder
+    return Path(path), encoder
+
+
+def _distinct(loaded: list[tuple[Path, FaceEncoder]]) -> list[FaceEncoder]:
+    """Encoders of one layout are told apart by their files' names."""
+    names = [encoder.name for _, encoder in loaded]
+    return [
+        replace(encoder, name=f"{encoder.name} ({path.name})")
+        if names.count(encoder.name) > 1
+        else encoder
+        for path, encoder in loaded
+    ]
+
+
+def _colour(text: str) -> tuple[str, Colour | None]:
+    """A file and the channel order behind its last colon, if there is one."""
+    path, _, last = text.rpartition(":")
+    for colour in get_args(Colour):
+        if path and last == colour:
+            return path, colour
+    return text, None
 
 
 def _detector(args: argparse.Namespace) -> FaceFinder:
     kind, _, rest = (args.detector or "yunet").partition(":")
     if kind == "box":
-        try:
-            left, top, right, bottom = (float(part) for part in rest.split(","))
-        except ValueError as error:
-            raise FluxGuardError(
-                f"Expected --detector box:LEFT,TOP,RIGHT,BOTTOM in pixels, got 'box:{rest}'."
-            ) from error
-        return typed_box((left, top, right, bottom))
+        finders = [typed_box(_box(part)) for part in rest.split(";")]
+        return lambda image: [face for find in finders for face in find(image)]
     if kind == "insightface":
         return insightface_detector(rest)
     if kind == "yunet":
         return yunet(rest or require(load_manifest()["yunet"]))
     raise FluxGuardError(f"Expected the detector yunet, insightface or box, got '{kind}'.")
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise FluxGuardError(
+            f"Expected --detector box:LEFT,TOP,RIGHT,BOTTOM in pixels, got 'box:{text}'."
+        ) from error
+    return left, top, right, bottom
 
 
 def _perceptual(args: argparse.Namespace, device: str) -> PerceptualDistance:

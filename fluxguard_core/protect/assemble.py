@@ -40,7 +40,8 @@ def assemble_refiner(
 
     Args:
         picture: of the person [B, 3, H, W] in [0, 1].
-        landmarks: five points [1 or B, 5, 2] of the picture; only the paper preset does without.
+        landmarks: five points [1, B or faces · B, 5, 2] of the picture, one face after the other; only
+            the paper preset does without.
         grid: height and width of the latent.
         decode_tiny: cheap decoder, which the fast preset needs.
         within: further bound on where it may act, [1 or B, 1, h, w] in [0, 1].
@@ -55,7 +56,7 @@ def assemble_refiner(
             "The fast preset needs a tiny decoder (TAESD layout, 16 latent channels). Give one, or choose the "
             "default preset."
         )
-    region = _region(preset, landmarks, grid, within)
+    region = _region(preset, landmarks, grid, within, picture.shape[0])
     window = None if region is None else window_around(region)
     if region is not None and window is not None:
         region = window.crop(region).to(picture.device)
@@ -83,11 +84,17 @@ def assemble_refiner(
 
 
 def _region(
-    preset: Preset, landmarks: Tensor | None, grid: tuple[int, int], within: Tensor | None
+    preset: Preset,
+    landmarks: Tensor | None,
+    grid: tuple[int, int],
+    within: Tensor | None,
+    pictures: int,
 ) -> Tensor | None:
     region = None
     if preset.face_only and landmarks is not None:
         region = face_region(landmarks.cpu(), *grid)
+        if len(region) > pictures:  # several faces a picture
+            region = region.unflatten(0, (-1, pictures)).amax(0)
     if within is not None:
         region = within.cpu() if region is None else region * within.cpu()
     if region is not None and not bool((region.flatten(1).amax(1) > 0).all()):

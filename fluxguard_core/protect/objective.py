@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..recognition.ensemble import Ensemble
+from ..recognition.ensemble import Ensemble, embed_fixed
 from ..recognition.faces import FaceFinder
 from ..recognition.identity import Identity, reference_embedding
 from .gradients import differentiable, gradients
@@ -17,7 +17,10 @@ from .views import View
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """What the attacked recognisers say of a picture; similarities are [views, recognisers, B]."""
+    """What the attacked recognisers say of a picture; similarities are [views, recognisers, N].
+
+    N = B, or faces · B where several faces of each picture are looked at, one face after the other.
+    """
 
     loss: Tensor  # [B], with gradient
     source: Tensor | None
@@ -30,13 +33,14 @@ class IdentityObjective:
 
     Args:
         ensemble: only its attacked members are ever called.
-        source: unit vectors [B, D] or [D] of the person shown, by recogniser; None leaves them out.
+        source: unit vectors [N, D] or [D] of the person shown, by recogniser; None leaves them out.
         target: unit vectors to move towards, by recogniser; None means untargeted.
         far: false accept rate whose thresholds count.
         margin: how far below the threshold (above it, for a target) the similarity must get.
 
     The loss is 1 - cos(target) where there is a target, plus max(0, cos(source) - (threshold - margin))
-    where there is a source, averaged over views and joined over recognisers by the ensemble's weighting.
+    where there is a source, averaged over views and faces and joined over recognisers by the ensemble's
+    weighting.
     """
 
     ensemble: Ensemble
@@ -46,28 +50,28 @@ class IdentityObjective:
     margin: float = 0.05
 
     def __call__(self, picture: Tensor, views: Sequence[View]) -> Score:
-        """Score a picture [B, 3, H, W]."""
-        embedded = [
-            self.ensemble.embed_attacked(lambda size, view=view: view(picture, size))  # type: ignore[misc]
-            for view in views
-        ]
+        """Score a picture [B, 3, H, W]; every recogniser sees all views as one batch."""
+        seen = self.ensemble.embed_attacked(
+            lambda size: torch.cat([view(picture, size) for view in views])
+        )
+        embedded = tuple(vectors.unflatten(0, (len(views), -1)) for vectors in seen)
         source = self._similarities(embedded, self.source)
         target = self._similarities(embedded, self.target)
-        loss = picture.new_zeros(picture.shape[0])
+        loss = picture.new_zeros(())
         if target is not None:
             loss = loss + self.ensemble.combine((1 - target).mean(0).T)
         if source is not None:
             excess = (source - self._limits(source, -self.margin)).clamp(min=0)
             loss = loss + self.ensemble.combine(excess.mean(0).T)
-        return Score(loss, source, target)
+        return Score(loss.reshape(-1, picture.shape[0]).mean(0), source, target)
 
     def met(self, score: Score) -> Tensor:
-        """Whether each picture [B] is past the thresholds with margin, in every view and recogniser."""
+        """Whether each picture [B] is past the thresholds with margin, in every view, face and recogniser."""
         done = torch.ones_like(score.loss, dtype=torch.bool)
-        if score.source is not None:
-            done &= (score.source <= self._limits(score.source, -self.margin)).all(0).all(0)
-        if score.target is not None:
-            done &= (score.target >= self._limits(score.target, self.margin)).all(0).all(0)
+        for similarity, sign in ((score.source, -1), (score.target, 1)):
+            if similarity is not None:
+                past = sign * (similarity - self._limits(similarity, sign * self.margin)) >= 0
+                done &= past.all(0).all(0).reshape(-1, len(done)).all(0)
         return done
 
     def _limits(self, like: Tensor, shift: float) -> Tensor:
@@ -75,18 +79,15 @@ class IdentityObjective:
         return like.new_tensor(values)[None, :, None]
 
     def _similarities(
-        self, embedded: Sequence[tuple[Tensor, ...]], references: Mapping[str, Tensor] | None
+        self, embedded: Sequence[Tensor], references: Mapping[str, Tensor] | None
     ) -> Tensor | None:
         if references is None:
             return None
-        vectors = [
-            references[encoder.name].to(embedded[0][0]) for encoder in self.ensemble.attacked
-        ]
         rows = [
-            torch.stack([(e * v).sum(-1) for e, v in zip(view, vectors, strict=True)])
-            for view in embedded
+            (vectors * references[encoder.name].to(vectors)).sum(-1)
+            for vectors, encoder in zip(embedded, self.ensemble.attacked, strict=True)
         ]
-        return torch.stack(rows)
+        return torch.stack(rows, 1)
 
 
 def make_objective(
@@ -123,7 +124,7 @@ def make_objective(
                         for face in faces
                     ]
                 )
-            people[encoder.name] = encoder(faces)
+            people[encoder.name] = embed_fixed(encoder, faces)
     away = identity.kind == "untargeted" or push_away
     return IdentityObjective(ensemble, people if away else None, vectors or None, far, margin)
 

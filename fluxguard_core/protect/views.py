@@ -32,7 +32,8 @@ class AlignedViews:
     passes the picture through a differentiable resize, blur or JPEG.
 
     Args:
-        landmarks: five points [1 or B, 5, 2] of the clean picture, found once and kept.
+        landmarks: five points [1, B or faces · B, 5, 2] of the clean picture, found once and kept; of
+            several faces in each picture, one face after the other.
         random: number of random views a step.
         jitter: standard deviation of the alignment's shift, as a share of the eye distance; rotation and
             scale follow from it.
@@ -48,16 +49,23 @@ class AlignedViews:
     def plain(self, picture: Tensor, size: int) -> Tensor:
         """The antialiased aligned face."""
         # cloned: landmarks found in inference mode cannot be saved for a backward pass
-        return align(picture, self.landmarks.clone().to(picture.device), size)
+        points = self.landmarks.clone().to(picture.device)
+        return align(_for_each_face(picture, points), points, size)
 
     def _draw(self, generator: torch.Generator) -> View:
         points = jittered(self.landmarks.clone(), self.jitter, generator)
         share = random_sharing(generator)
 
         def view(picture: Tensor, size: int) -> Tensor:
-            return align(share(picture), points.to(picture.device), size)
+            return align(_for_each_face(share(picture), points), points.to(picture.device), size)
 
         return view
+
+
+def _for_each_face(picture: Tensor, landmarks: Tensor) -> Tensor:
+    """The pictures [B, 3, H, W] as often as each of them has faces."""
+    faces = len(landmarks) // len(picture)
+    return picture.repeat(faces, 1, 1, 1) if faces > 1 else picture
 
 
 def jittered(landmarks: Tensor, amount: float, generator: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FluxGuardError
@@ -17,7 +18,7 @@ from .detectors import insightface_detector, yunet
 from .encoder import FaceEncoder
 from .faces import FaceFinder, choose
 from .loading import load_encoder
-from .thresholds import FALSE_ACCEPT_RATES, calibrate, save_thresholds
+from .thresholds import FALSE_ACCEPT_RATES, Calibration, calibrate, save_calibration
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -119,7 +120,8 @@ def run_calibrate(args: argparse.Namespace) -> int:
         source = f"own calibration: {len(people)} pictures of {len(set(people))} people, "
         source += f"detector {args.detector.partition(':')[0]}"
         thresholds = calibrate(embeddings, source, people=people)
-        place = save_thresholds(path, thresholds)
+        mean_face = F.normalize(embeddings.mean(0), dim=0)
+        place = save_calibration(path, Calibration(thresholds, encoder.colour, mean_face))
         known = {t.far: f"{t.value:.4f}" for t in thresholds}
         cells = [f"FAR {far:g}: {known.get(far, 'too few pairs')}" for far in FALSE_ACCEPT_RATES]
         print(f"{encoder.name}: {', '.join(cells)} -> {place}")

@@ -150,22 +150,29 @@ _MARKS: tuple[tuple[str, str, Callable[[State], Layout]], ...] = (
     ("conv_23.conv.conv.weight", "conv_6_dw.conv.weight", _mobile),
     ("patch_embed.proj.weight", "feature.0.weight", _vit),
 )
-_WRAPPERS = ("module.", "model.", "net.", "backbone.", "state_dict.")
 
 
 def unwrap(state: State) -> dict[str, Tensor]:
-    """Names without the prefix a training wrapper left; other parts of a checkpoint are dropped."""
-    names = dict(state)
-    while True:
-        if any(first in names and second in names for first, second, _ in _MARKS):
-            return names
-        for prefix in _WRAPPERS:
-            inner = {k[len(prefix) :]: v for k, v in names.items() if k.startswith(prefix)}
-            if inner:
-                names = inner
-                break
-        else:
-            return names
+    """Names without the prefix that a wrapper left (module., model.backbone., _orig_mod. ...).
+
+    Other parts of a checkpoint, such as a training head, are dropped. FluxGuardError for a file
+    with two recognisers under two prefixes.
+    """
+    prefixes = {
+        key.removesuffix(first)
+        for first, second, _ in _MARKS
+        for key in state
+        if key.endswith(first) and key.removesuffix(first) + second in state
+    }
+    whole = sorted(prefix for prefix in prefixes if not prefix or prefix.endswith("."))
+    if "" in whole or not whole:
+        return dict(state)
+    if len(whole) > 1:
+        raise FluxGuardError(
+            f"The file holds several recognisers ({', '.join(whole)}...); expected one. Save the "
+            "one that is meant into a file of its own."
+        )
+    return {k.removeprefix(whole[0]): v for k, v in state.items() if k.startswith(whole[0])}
 
 
 def detect(state: State) -> Layout:

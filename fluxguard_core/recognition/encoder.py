@@ -33,6 +33,7 @@ class FaceEncoder:
 
     The network sees (x - mean) / std of the pictures in the channel order `colour`; "both" averages
     the unit vectors of the RGB and the BGR reading, for models whose training order is in doubt.
+    mean_face is the unit vector [D] of the mean of many faces, where it has been measured.
     Building one puts the network into eval mode and freezes its parameters.
     """
 
@@ -43,12 +44,16 @@ class FaceEncoder:
     std: float = 0.5
     colour: Colour = "rgb"
     thresholds: tuple[Threshold, ...] = ()
+    mean_face: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.network.eval().requires_grad_(False)
 
     def __call__(self, faces: Tensor) -> Tensor:
-        """Embed aligned faces [B,3,size,size], RGB in [0,1], as unit vectors [B,D]."""
+        """Embed aligned faces [B,3,size,size], RGB in [0,1], as unit vectors [B,D].
+
+        The network computes where its weights lie; the vectors come back to the faces' device.
+        """
         expected = (3, self.size, self.size)
         if faces.ndim != 4 or tuple(faces.shape[1:]) != expected:
             raise FluxGuardError(
@@ -56,16 +61,14 @@ class FaceEncoder:
                 f"{list(faces.shape)}; cut them with recognition.align(image, landmarks, "
                 f"{self.size}) first."
             )
-        parameter = next(self.network.parameters(), None)
+        device, parameter = faces.device, next(self.network.parameters(), None)
         if parameter is not None:
-            faces = faces.to(parameter.dtype)
+            faces = faces.to(parameter)
         faces = (faces - self.mean) / self.std
-        if self.colour == "rgb":
-            return F.normalize(self.network(faces).float(), dim=1)
-        flipped = F.normalize(self.network(faces.flip(1)).float(), dim=1)
-        if self.colour == "bgr":
-            return flipped
-        return F.normalize(F.normalize(self.network(faces).float(), dim=1) + flipped, dim=1)
+        readings = {"rgb": [faces], "bgr": [faces.flip(1)], "both": [faces, faces.flip(1)]}
+        vectors = [F.normalize(self.network(x).float(), dim=1) for x in readings[self.colour]]
+        joined = vectors[0] if len(vectors) == 1 else F.normalize(vectors[0] + vectors[1], dim=1)
+        return joined.to(device)
 
     def threshold(self, far: float = 1e-2) -> float:
         """Cosine threshold at the false accept rate `far`; FluxGuardError when none is known."""

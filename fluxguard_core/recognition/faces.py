@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
@@ -50,3 +51,28 @@ def choose(faces: Sequence[Face], which: Literal["largest", "all"] | int) -> lis
             'choose one of them, "largest" or "all".'
         )
     return [faces[which]]
+
+
+def nearest(faces: Sequence[Face], face: Face) -> Face | None:
+    """Of faces found anew, the one that is `face`: nearest, and not further off than half its size."""
+    reach = 0.5 * face.area**0.5
+    by_distance = sorted((_distance(other, face), i) for i, other in enumerate(faces))
+    return faces[by_distance[0][1]] if by_distance and by_distance[0][0] <= reach else None
+
+
+def _distance(one: Face, other: Face) -> float:
+    if one.landmarks is not None and other.landmarks is not None:
+        apart = one.landmarks.mean(0) - other.landmarks.to(one.landmarks).mean(0)
+    else:
+        a, b = torch.tensor(one.box), torch.tensor(other.box)
+        apart = (a[:2] + a[2:] - b[:2] - b[2:]) / 2
+    return float(apart.norm())
+
+
+def around(faces: Sequence[Face]) -> Face:
+    """The box around all faces; the only one as it is."""
+    if len(faces) == 1:
+        return faces[0]
+    left, top, right, bottom = zip(*(face.box for face in faces), strict=True)
+    box = (min(left), min(top), max(right), max(bottom))
+    return Face(box, None, min(face.score for face in faces))

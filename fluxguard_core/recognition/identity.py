@@ -69,13 +69,13 @@ def reference_embedding(
     source_face: Tensor,
     *,
     find_faces: FaceFinder | None = None,
-    mean_face: Tensor | None = None,
 ) -> Tensor:
     """The unit vector [D] to move from (untargeted) or to (synthetic, photo).
 
     source_face: the person as the encoder sees them, [B,3,S,S] or [3,S,S]; several views are
     averaged. find_faces locates the face in identity photos; without it a photo is taken whole.
-    mean_face [D]: mean embedding of many faces, which a synthetic identity is kept apart from.
+    A synthetic identity is kept apart from the source, and from the mean of the faces that the
+    encoder was calibrated on.
     """
     faces = source_face if source_face.ndim == 4 else source_face[None]
     if identity.kind == "photo":
@@ -83,15 +83,15 @@ def reference_embedding(
     source = F.normalize(embed_fixed(encoder, faces).mean(0), dim=0)
     if identity.kind == "untargeted":
         return source
-    return _synthetic_embedding(identity.seed or 0, encoder.name, source, mean_face)
+    return _synthetic_embedding(identity.seed or 0, encoder, source)
 
 
-def _synthetic_embedding(seed: int, name: str, source: Tensor, mean_face: Tensor | None) -> Tensor:
+def _synthetic_embedding(seed: int, encoder: FaceEncoder, source: Tensor) -> Tensor:
     """A random direction of the sphere, orthogonal to the source and to the mean face."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{encoder.name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     vector = torch.randn(source.shape[0], generator=generator, dtype=torch.float64)
-    avoid = [source] if mean_face is None else [source, mean_face]
+    avoid = [source] if encoder.mean_face is None else [source, encoder.mean_face]
     basis, _ = torch.linalg.qr(torch.stack([item.cpu().double() for item in avoid], 1))
     vector = vector - basis @ (basis.T @ vector)
     return F.normalize(vector, dim=0).float().to(source.device)

@@ -13,7 +13,7 @@ from ..models.loading import file_kind, load_tensors
 from ..models.manifest import Entry
 from .detect_layout import build_network, unwrap
 from .encoder import Colour, FaceEncoder, Threshold
-from .thresholds import parse_thresholds, read_thresholds
+from .thresholds import calibrated, parse_thresholds
 
 
 def _metadata_thresholds(path: Path, metadata: Mapping[str, str]) -> tuple[Threshold, ...]:
@@ -38,24 +38,24 @@ def load_encoder(
     """Load a recogniser from safetensors, a PyTorch state dict or ONNX; the layout is detected.
 
     Thresholds are the user's own calibration beside the file, else those in its metadata, else
-    the published ones of the model. `colour` overrides the publishers' channel order ("both"
-    averages RGB and BGR); with `expected`, size and sha256 are held against the manifest. Raises
+    the published ones of the model. `colour` overrides the calibration's and the publishers'
+    channel order ("both" averages RGB and BGR); with `expected`, size and sha256 are held against the manifest. Raises
     FluxGuardError when the file is missing, truncated, foreign, altered or unsafe.
     """
     path = Path(path)
     if path.is_file() and file_kind(path) == "onnx":
         from .onnx import load_onnx_encoder
 
-        return load_onnx_encoder(path, name=name, colour=colour or "rgb")
+        return load_onnx_encoder(path, name=name, colour=colour)
     # Weights made under inference mode could never take part in a gradient.
     with torch.inference_mode(False):
         tensors, metadata = load_tensors(path, expected=expected)
         network, layout = build_network(unwrap(tensors))
-    own = read_thresholds(path) or _metadata_thresholds(path, metadata)
-    return FaceEncoder(
+    encoder = FaceEncoder(
         name or metadata.get("name") or layout.name,
         network,
         int(metadata.get("size", layout.size)),
         colour=colour or layout.colour,
-        thresholds=own or layout.thresholds,
+        thresholds=_metadata_thresholds(path, metadata) or layout.thresholds,
     )
+    return calibrated(encoder, path, chosen=colour)

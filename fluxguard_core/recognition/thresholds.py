@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FluxGuardError
 from ..imageio import write_atomic
-from .encoder import Threshold
+from .encoder import Colour, FaceEncoder, Threshold
 
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
 
@@ -102,6 +104,19 @@ def thresholds_path(model: Path) -> Path:
     return model.with_name(model.name + ".thresholds.json")
 
 
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What was measured on pictures of strangers.
+
+    colour: the channel order that was fed, for which alone the thresholds hold; mean_face: unit
+    vector [D] of the mean embedding, which says where faces in general lie.
+    """
+
+    thresholds: tuple[Threshold, ...]
+    colour: Colour
+    mean_face: Tensor
+
+
 def list_thresholds(thresholds: Sequence[Threshold]) -> list[dict[str, float | str]]:
     """Thresholds as plain dictionaries for JSON."""
     return [{"far": t.far, "value": t.value, "source": t.source} for t in thresholds]
@@ -112,23 +127,43 @@ def parse_thresholds(entries: Sequence[Mapping[str, Any]]) -> tuple[Threshold, .
     return tuple(Threshold(float(e["far"]), float(e["value"]), str(e["source"])) for e in entries)
 
 
-def save_thresholds(model: Path, thresholds: Sequence[Threshold]) -> Path:
-    """Write thresholds beside the model file and return their path."""
+def save_calibration(model: Path, calibration: Calibration) -> Path:
+    """Write a calibration beside the model file and return its path."""
     path = thresholds_path(model)
-    document = {"thresholds": list_thresholds(thresholds)}
+    document = {
+        "thresholds": list_thresholds(calibration.thresholds),
+        "colour": calibration.colour,
+        "mean_face": [round(value, 6) for value in calibration.mean_face.tolist()],
+    }
     write_atomic(path, json.dumps(document, indent=2) + "\n")
     return path
 
 
-def read_thresholds(model: Path) -> tuple[Threshold, ...]:
-    """Thresholds kept beside a model file; empty when there are none."""
+def read_calibration(model: Path) -> Calibration | None:
+    """The calibration kept beside a model file, or None; FluxGuardError where it is unreadable."""
     path = thresholds_path(model)
     if not path.is_file():
-        return ()
+        return None
     try:
-        return parse_thresholds(json.loads(path.read_text(encoding="utf-8"))["thresholds"])
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["colour"] not in get_args(Colour):
+            raise ValueError(f"colour {document['colour']!r}")
+        mean_face = F.normalize(torch.tensor(document["mean_face"], dtype=torch.float32), dim=0)
+        return Calibration(parse_thresholds(document["thresholds"]), document["colour"], mean_face)
     except (ValueError, KeyError, TypeError) as error:
         raise FluxGuardError(
-            f"{path} is not a calibration file (expected a JSON object with `thresholds`); remove "
-            "it and run `fluxguard calibrate` again."
+            f"{path} is not a calibration file (expected a JSON object with thresholds, colour and "
+            "mean_face); remove it and run `fluxguard calibrate` again."
         ) from error
+
+
+def calibrated(encoder: FaceEncoder, model: Path, *, chosen: Colour | None) -> FaceEncoder:
+    """The encoder with the user's own calibration beside its file, where there is one.
+
+    It decides the channel order unless the user has `chosen` one; under another order than the one
+    it was measured with, it does not hold and is left out.
+    """
+    own = read_calibration(model)
+    if own is None or chosen not in (None, own.colour):
+        return encoder
+    return replace(encoder, colour=own.colour, thresholds=own.thresholds, mean_face=own.mean_face)

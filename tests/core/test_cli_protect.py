@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fluxguard_core.cli import main
 from fluxguard_core.diffusers_taesd import narrow_autoencoder, padded_state
@@ -23,6 +23,7 @@ from fluxguard_core.imageio import read_picture
 from fluxguard_core.protect.perceptual import VGG19Features
 from fluxguard_core.recognition.backbones.mobilefacenet import MobileFaceNet
 from fluxguard_core.recognition.detectors import face_in_box
+from fluxguard_core.recognition.identity import EXPLANATIONS
 
 from .pipeline_folder import tiny_pipeline
 from .test_diffusers_backend import lora
@@ -153,6 +154,72 @@ def test_a_large_photo_keeps_every_pixel_outside_the_square(files: Path, tmp_pat
     change[top:bottom, left:right] = 0
     assert change.max() == 0 and inside.max() > 0.02
     assert right - left < 200 and bottom - top < 150
+
+
+def test_one_face_or_all_of_them(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    photo, out = draw(tmp_path / "two.png", (128, 64)), tmp_path / "out.png"
+    mask = str(draw_mask(tmp_path / "two-mask.png", (128, 64)))
+    boxes = "box:16,12,48,52;84,16,108,46"
+    names = {}
+    for face in ("largest", "1", "all"):
+        given = arguments(files, photo, out, mask=mask, detector=boxes, face=face, size="128")
+        assert main(given) == 0
+        entries = json.loads(out.with_suffix(".json").read_text())["recognisers"]
+        names[face] = {entry["name"] for entry in entries}
+        edited = read_picture(tmp_path / "out-edited.png").rgb
+        moved = (read_picture(out).rgb - edited).abs().amax((0, 1))
+        left, right = float(moved[24:44, 24:40].mean()), float(moved[24:40, 90:102].mean())
+        # the decoder's normalisation carries a little of it to the other side
+        assert {
+            "largest": left > 3 * right,
+            "1": right > 3 * left,
+            "all": left < 3 * right < 9 * left,
+        }[face]
+    assert names["1"] == {"random1", "random2"}
+    assert names["all"] == {f"random{i}, face {j}" for i in (1, 2) for j in (0, 1)}
+    assert main(arguments(files, photo, out, mask=mask, detector=boxes, face="2")) == 2
+    assert "numbered from 0" in capsys.readouterr().err
+    assert main(arguments(files, photo, out, mask=mask, detector=boxes, face="all", size="64")) == 2
+    assert "too far apart" in capsys.readouterr().err
+
+
+def test_recognisers_are_told_apart_and_read_as_asked(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Two files of one layout, another channel order, and a threshold that is missing."""
+    state = load_file(files / "random1.safetensors")
+    limits = json.dumps([{"far": 0.01, "value": 0.4, "source": "made up for tests"}])
+    for name in ("one", "other"):
+        save_file(state, tmp_path / f"{name}.safetensors", metadata={"thresholds": limits})
+    photo, out = draw(tmp_path / "me.png"), tmp_path / "out.png"
+    one, other = (str(tmp_path / f"{name}.safetensors") for name in ("one", "other"))
+    results = set()
+    for colour in ("", ":bgr", ":both"):
+        given = arguments(files, photo, out, recogniser=f"{one}{colour}", hold_out=other)
+        assert main(given) == 0
+        entries = json.loads(out.with_suffix(".json").read_text())["recognisers"]
+        roles = {entry["name"]: entry["role"] for entry in entries}
+        assert roles == {
+            "mobilefacenet (one.safetensors)": "attacked",
+            "mobilefacenet (other.safetensors)": "not used in the optimisation",
+        }
+        results.add(out.read_bytes())
+    assert len(results) == 3
+    save_file(state, one)
+    assert main(arguments(files, photo, out, recogniser=one)) == 2
+    assert "fluxguard calibrate" in capsys.readouterr().err
+    assert main(arguments(files, photo, out, hold_out=one)) == 0
+    entries = json.loads(out.with_suffix(".json").read_text())["recognisers"]
+    assert [entry["threshold"] for entry in entries] == [0.4, None]
+
+
+def test_help_explains_every_identity(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["protect", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert all(f"{kind}: {sentence}" in told for kind, sentence in EXPLANATIONS.items())
 
 
 def test_a_folder_of_pictures(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

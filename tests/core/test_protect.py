@@ -157,6 +157,47 @@ def test_held_out_recognisers_never_run() -> None:
     assert set(calls) == {"tiny11", "tiny12"}
 
 
+def test_a_recogniser_runs_once_a_step_and_once_for_the_source() -> None:
+    """All views and pictures of a step are one batch; the person shown is embedded once and remembered."""
+    latent, shapes = noise(2, 16, 8, 8), []
+    ensemble, views = tiny_ensemble(), AlignedViews(landmarks(), random=2)
+    ensemble.attacked[0].network.register_forward_hook(
+        lambda _, given, out: shapes.append(tuple(given[0].shape))
+    )
+    picture = decode(latent).detach()
+    pair, single = (2, 3, 112, 112), (1, 3, 112, 112)
+    for identity, expected in ((untargeted(), [pair]), (synthetic(1), 2 * [single])):
+        for embedded in (expected, []):
+            goal = make_objective(ensemble, identity, picture, views.plain)
+            assert shapes == embedded
+            shapes.clear()
+    goal(picture, views(torch.Generator().manual_seed(0)))
+    assert shapes == [(6, 3, 112, 112)]
+
+
+def test_several_faces_of_a_picture_count_alike() -> None:
+    """The loss is the mean over faces, and the goal is met only when every face meets it."""
+    picture = decode(noise(2, 16, 8, 8)).detach()
+    apart = torch.cat([landmarks() * 0.8, landmarks() * 0.8 + 12])
+    both = apart.repeat_interleave(2, 0)  # face by face, each for both pictures
+    moved = (picture + 0.2 * noise(2, 3, 64, 64, seed=5)).clamp(0, 1)
+    scores = []
+    for points in (both, apart[:1], apart[1:]):
+        views = AlignedViews(points, random=0)
+        goal = make_objective(tiny_ensemble(), untargeted(), picture, views.plain)
+        scores.append(goal(moved, views(torch.Generator())))
+    together, one, other = scores
+    assert one.source is not None and other.source is not None and together.source is not None
+    torch.testing.assert_close(together.loss, (one.loss + other.loss) / 2)
+    torch.testing.assert_close(together.source, torch.cat([one.source, other.source], 2))
+    limit = torch.cat([one.source, other.source], 2).amax((0, 1)).view(2, 2)  # face, picture
+    near, far = limit.amin(0), limit.amax(0)
+    goal = make_objective(tiny_ensemble(), untargeted(), picture, AlignedViews(both).plain)
+    for threshold, expected in ((far.max() + 1e-3, True), ((near + far).min() / 2, False)):
+        lenient = IdentityObjective(goal.ensemble, goal.source, None, margin=0.5 - float(threshold))
+        assert bool(lenient.met(together).all()) is expected
+
+
 def test_the_region_bounds_the_change_and_so_does_the_limit() -> None:
     latent = noise(1, 16, 8, 8)
     work = refiner(synthetic(1), decode(latent), steps=5, jitter=0.02, max_change=0.03)
@@ -351,7 +392,7 @@ def test_lpips_without_its_packages_names_the_alternative(tmp_path: Path) -> Non
     if find_spec("lpips") and find_spec("torchvision"):
         pytest.skip("lpips and torchvision are here; the next test uses them")
     with pytest.raises(FluxGuardError, match="VGG19 distance"):
-        lpips_distance(tmp_path / "alexnet.safetensors", net="alex")
+        lpips_distance(tmp_path / "alexnet.safetensors")
 
 
 def test_lpips_uses_a_local_backbone(tmp_path: Path) -> None:
@@ -363,9 +404,9 @@ def test_lpips_uses_a_local_backbone(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(alexnet(weights=None).state_dict(), path)
     picture, other = noise(1, 3, 64, 64).sigmoid(), noise(1, 3, 64, 64, seed=1).sigmoid()
-    against = lpips_distance(path, net="alex")(picture)
+    against = lpips_distance(path)(picture)
     assert float(against(picture)) == pytest.approx(0, abs=1e-6)
     assert float(against(other)) > 1e-4
     save_file({"features.0.weight": torch.zeros(1)}, path)
     with pytest.raises(FluxGuardError, match=r"features\.0\.weight"):
-        lpips_distance(path, net="alex")
+        lpips_distance(path)

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.recognition import align
+from fluxguard_core.imageio import read_picture
+from fluxguard_core.recognition import align, whole_frame
 from fluxguard_core.recognition.backbones.mobilefacenet import MobileFaceNet
 from fluxguard_core.recognition.commands import parse_detector, pictures_of, register
 from fluxguard_core.recognition.detectors import (
@@ -26,7 +27,7 @@ from fluxguard_core.recognition.detectors import (
     yunet,
 )
 from fluxguard_core.recognition.loading import load_encoder
-from fluxguard_core.recognition.thresholds import read_thresholds
+from fluxguard_core.recognition.thresholds import read_calibration
 
 
 def test_a_typed_box_is_the_face() -> None:
@@ -141,12 +142,21 @@ def test_calibrate_measures_and_keeps_thresholds(
         folder = faces / "anna" if index < 2 else faces
         Image.fromarray(pixels).save(folder / f"{index}.png")
     assert len({person for _, person in pictures_of(faces)}) == 47
-    args = calibrate_arguments(str(model), "--faces", str(faces), "--detector", "frame")
+    given = ("--faces", str(faces), "--detector", "frame", "--colour", "bgr")
+    args = calibrate_arguments(str(model), *given)
     assert args.run(args) == 0
-    kept = read_thresholds(model)
+    calibration = read_calibration(model)
+    assert calibration is not None
+    kept = calibration.thresholds
     assert [entry.far for entry in kept] == [1e-2]
     assert "48 pictures of 47 people" in kept[0].source
-    assert load_encoder(model).threshold() == kept[0].value
+    encoder = load_encoder(model)
+    assert encoder.threshold() == kept[0].value and encoder.colour == "bgr"
+    assert load_encoder(model, colour="rgb").thresholds == ()
+    views = torch.stack([read_picture(path).rgb[0] for path, _ in pictures_of(faces)])
+    mean = encoder(whole_frame(views, 32)).mean(0)
+    assert encoder.mean_face is not None
+    torch.testing.assert_close(encoder.mean_face, mean / mean.norm(), atol=1e-4, rtol=0)
     printed = capsys.readouterr().out
     assert f"{kept[0].value:.4f}" in printed and "too few pairs" in printed
 

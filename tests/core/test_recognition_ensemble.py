@@ -21,13 +21,16 @@ from fluxguard_core.recognition import (
     untargeted,
 )
 from fluxguard_core.recognition.ensemble import embed_fixed
+from fluxguard_core.recognition.faces import around, nearest
 from fluxguard_core.recognition.identity import EXPLANATIONS
 from fluxguard_core.recognition.thresholds import (
     PUBLISHED,
+    Calibration,
     accept_rate,
     calibrate,
-    read_thresholds,
-    save_thresholds,
+    calibrated,
+    read_calibration,
+    save_calibration,
     stranger_cosines,
     threshold_at,
     thresholds_path,
@@ -186,13 +189,13 @@ def test_references_of_unknown_recognisers_are_refused() -> None:
 
 
 def test_synthetic_identity_is_far_from_the_source_and_repeatable() -> None:
-    item, face = encoder("a"), faces()
     mean_face = nn.functional.normalize(torch.ones(16), dim=0)
-    vector = reference_embedding(synthetic(7), item, face, mean_face=mean_face)
+    item, face = encoder("a", mean_face=mean_face), faces()
+    vector = reference_embedding(synthetic(7), item, face)
     assert abs(float(vector.norm()) - 1) < 1e-6
     assert abs(float(vector @ item(face)[0])) < 1e-6
     assert abs(float(vector @ mean_face)) < 1e-6
-    again = reference_embedding(synthetic(7), item, face, mean_face=mean_face)
+    again = reference_embedding(synthetic(7), item, face)
     assert torch.equal(vector, again)
     others = [
         reference_embedding(synthetic(8), item, face),
@@ -245,6 +248,17 @@ def test_choice_among_faces() -> None:
         choose([], "all")
 
 
+def test_a_face_is_met_again_by_its_place() -> None:
+    points = torch.tensor([[3.0, 3], [7, 3], [5, 5], [3, 7], [7, 7]])
+    left, right = Face((0, 0, 10, 10), points, 0.5), Face((40, 0, 50, 10), points + 40, 0.9)
+    moved = Face((1, 1, 11, 11), points + 1, 0.4)
+    assert nearest([right, moved], left) is moved
+    assert nearest([right], left) is None and nearest([], left) is None
+    assert nearest([Face((41, 0, 51, 10), None, 0.9), left], Face((40, 0, 50, 10), None, 1)) != left
+    assert around([left]) is left
+    assert around([left, right]).box == (0, 0, 50, 10)
+
+
 def test_calibrated_threshold_keeps_the_false_accept_rate() -> None:
     generator = torch.Generator().manual_seed(0)
     strangers = nn.functional.normalize(torch.randn(150, 32, generator=generator))
@@ -268,12 +282,19 @@ def test_too_few_strangers_are_refused() -> None:
         calibrate(nn.functional.normalize(torch.randn(10, 8), dim=1), "few")
 
 
-def test_thresholds_lie_beside_the_model(tmp_path: Path) -> None:
-    model = tmp_path / "model.safetensors"
-    assert read_thresholds(model) == ()
-    kept = (Threshold(1e-2, 0.31, "40 pictures"),)
-    save_thresholds(model, kept)
-    assert read_thresholds(model) == kept
-    thresholds_path(model).write_text("[]")
-    with pytest.raises(FluxGuardError, match="not a calibration file"):
-        read_thresholds(model)
+def test_a_calibration_lies_beside_the_model(tmp_path: Path) -> None:
+    model, plain = tmp_path / "model.safetensors", encoder("a")
+    assert read_calibration(model) is None and calibrated(plain, model, chosen=None) is plain
+    thresholds = (Threshold(1e-2, 0.31, "40 pictures"),)
+    mean_face = nn.functional.normalize(torch.arange(16.0), dim=0)
+    save_calibration(model, Calibration(thresholds, "bgr", mean_face))
+    for chosen in (None, "bgr"):
+        own = calibrated(plain, model, chosen=chosen)  # type: ignore[arg-type]
+        assert (own.thresholds, own.colour) == (thresholds, "bgr")
+        torch.testing.assert_close(own.mean_face, mean_face)
+    # thresholds hold for the channel order they were measured with, and for no other
+    assert calibrated(plain, model, chosen="both") is plain
+    for broken in ("[]", '{"thresholds": [], "colour": "cmyk", "mean_face": [1.0]}'):
+        thresholds_path(model).write_text(broken)
+        with pytest.raises(FluxGuardError, match="not a calibration file"):
+            read_calibration(model)

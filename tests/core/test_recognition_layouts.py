@@ -166,7 +166,13 @@ def test_missing_counters_are_accepted_and_nothing_else(tmp_path: Path) -> None:
 
 def test_wrapper_prefixes_are_removed() -> None:
     state = NARROW["mobilefacenet"]().state_dict()
-    assert set(unwrap({f"module.model.{k}": v for k, v in state.items()})) == set(state)
+    head = {"head.kernel": torch.zeros(2, 2), "optimiser.step": torch.zeros(())}
+    for prefix in ("module.", "module.model.", "_orig_mod.", "backbone.", "student.net."):
+        wrapped = {f"{prefix}{key}": value for key, value in state.items()}
+        assert set(unwrap({**wrapped, **head})) == set(state), prefix
+    twice = {f"{name}.{k}": v for name in ("student", "teacher") for k, v in state.items()}
+    with pytest.raises(FluxGuardError, match=r"student\., teacher\."):
+        unwrap(twice)
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,8 +10,8 @@ from ...models.download import file_sha256
 from ...models.loading import check_file
 from ...models.manifest import Entry, load_manifest
 from ...models.where import converted_root
-from ..encoder import Colour, FaceEncoder, Threshold
-from ..thresholds import PUBLISHED, read_thresholds
+from ..encoder import Colour, FaceEncoder
+from ..thresholds import PUBLISHED, calibrated
 from .cache import fetch, store
 from .graph import Graph, input_range
 from .network import GraphNetwork
@@ -24,8 +23,7 @@ def load_onnx_encoder(
     path: str | Path,
     *,
     name: str | None = None,
-    colour: Colour = "rgb",
-    thresholds: Sequence[Threshold] | None = None,
+    colour: Colour | None = None,
     size: int = 112,
     cache: Path | None = None,
 ) -> FaceEncoder:
@@ -33,7 +31,7 @@ def load_onnx_encoder(
 
     The first time the file is converted and proven (see `verify`), which needs the onnx package;
     the copy kept in `cache` serves afterwards. `colour` is the channel order the model was trained
-    on ("bgr" for AdaFace); `size` counts only where the file leaves it open. Thresholds are the
+    on ("bgr" for AdaFace, else "rgb"); `size` counts only where the file leaves it open. Thresholds are the
     user's own calibration beside the file, else the published ones of a file in the manifest.
 
     Raises ModelFileError for unusable files, UnsupportedGraph for graphs that are refused.
@@ -48,10 +46,9 @@ def load_onnx_encoder(
         network = GraphNetwork(graph)
     mean, std = NORMALISATION[input_range(graph)]
     known = PUBLISHED.get(entry.id.replace("-", "_"), ()) if entry else ()
-    if thresholds is None:
-        thresholds = read_thresholds(file) or known
     label = name or (entry.id if entry else file.stem)
-    return FaceEncoder(label, network, graph.size, mean, std, colour, tuple(thresholds))
+    encoder = FaceEncoder(label, network, graph.size, mean, std, colour or "rgb", known)
+    return calibrated(encoder, file, chosen=colour)
 
 
 def convert_onnx(

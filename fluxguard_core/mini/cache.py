@@ -158,20 +158,22 @@ def build_cache(root: Path, plan: CachePlan, workers: int = 2) -> Path:
     return folder
 
 
+def _command(root: Path, plan: CachePlan) -> str:
+    return f"fluxguard mini train renderer-cache --people {plan.identities} --cache {root}"
+
+
 def open_cache(root: Path, plan: CachePlan | None = None) -> PortraitCache:
     """A finished cache; the error of an unfinished one says how to make it."""
     plan = CachePlan() if plan is None else plan
     folder = cache_folder(root, plan)
     if not (folder / "cache.json").exists():
-        raise FluxGuardError(
-            f"No portraits in {folder}; run `fluxguard mini train renderer-cache --cache {root}`."
-        )
+        raise FluxGuardError(f"No portraits in {folder}; run `{_command(root, plan)}`.")
     maps = _maps(folder, plan, "r")
     missing = int((maps["done.u8"] == 0).sum())
     if missing:
         raise FluxGuardError(
             f"{missing} of {len(maps['done.u8'])} chunks in {folder} are missing; run "
-            f"`fluxguard mini train renderer-cache --cache {root}` again, it continues."
+            f"`{_command(root, plan)}` again, it continues."
         )
     return PortraitCache(
         plan, maps["images.u8"], maps["labels.u8"], maps["landmarks.f32"], maps["attributes.u8"]

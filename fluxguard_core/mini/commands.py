@@ -18,7 +18,7 @@ PartTrainer = Callable[[TrainPlan], None]
 
 
 def _renderer_cache(plan: TrainPlan) -> None:
-    folder = build_cache(plan.cache, CachePlan(), workers=max(1, torch.get_num_threads()))
+    folder = build_cache(plan.cache, plan.portraits, workers=max(1, torch.get_num_threads()))
     print(f"Portraits in {folder}")
 
 
@@ -72,6 +72,12 @@ def register(subparsers: Any) -> None:
         "--out", type=Path, default=Path("out/mini"), help="checkpoint, log, result"
     )
     parser.add_argument("--cache", type=Path, default=default_cache(), help="rendered portraits")
+    parser.add_argument(
+        "--people",
+        type=int,
+        default=CachePlan().identities,
+        help="invented people in the data, 8 pictures each (default: %(default)s; a few for a trial)",
+    )
     parser.add_argument("--compile", action="store_true", help="fuse FLUX's blocks (C++ compiler)")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
     parser.set_defaults(run=run_train)
@@ -93,6 +99,7 @@ def run_train(args: argparse.Namespace) -> int:
             resume=args.resume,
             batch=args.batch or batch,
             compile=args.compile,
+            portraits=CachePlan(identities=args.people),
         )
     )
     return 0

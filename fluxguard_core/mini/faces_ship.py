@@ -13,7 +13,7 @@ from torch import nn
 from ..recognition.encoder import FaceEncoder
 from ..recognition.thresholds import list_thresholds
 from .cache import PortraitCache
-from .faces import WEIGHTS, classify_with, find_with, parse_with, weights_path
+from .faces import classify_with, find_with, parse_with, weights_path
 from .faces_quality import measure_attributes, measure_finder, measure_parser
 from .faces_recognisers import RECIPES, verify
 from .renderer import LABEL_NAMES
@@ -69,7 +69,7 @@ def _card(path: Path, title: str, samples: int, seed: int, quality: list[str]) -
 
 
 def finish_recogniser(
-    name: str, network: nn.Module, samples: int, held_out: PortraitCache, folder: Path = WEIGHTS
+    name: str, network: nn.Module, samples: int, held_out: PortraitCache, folder: Path
 ) -> Path:
     """Measure, write with thresholds in the metadata, describe."""
     recipe = RECIPES[name]
@@ -99,7 +99,7 @@ def finish_recogniser(
 
 
 def finish_landmarks(
-    network: nn.Module, samples: int, held_out: PortraitCache, folder: Path = WEIGHTS
+    network: nn.Module, samples: int, held_out: PortraitCache, folder: Path
 ) -> Path:
     """Measure as a finder, write, describe."""
     result = measure_finder(partial(find_with, network), held_out)
@@ -118,9 +118,7 @@ def finish_landmarks(
     return path
 
 
-def finish_parser(
-    network: nn.Module, samples: int, held_out: PortraitCache, folder: Path = WEIGHTS
-) -> Path:
+def finish_parser(network: nn.Module, samples: int, held_out: PortraitCache, folder: Path) -> Path:
     """Measure, write, describe."""
     mean, ious, accuracy = measure_parser(partial(parse_with, network), held_out)
     metadata = {"samples": str(samples), "seed": "22", "miou": f"{mean:.4f}"}
@@ -136,7 +134,7 @@ def finish_parser(
 
 
 def finish_attributes(
-    network: nn.Module, samples: int, held_out: PortraitCache, folder: Path = WEIGHTS
+    network: nn.Module, samples: int, held_out: PortraitCache, folder: Path
 ) -> Path:
     """Measure, write, describe."""
     classify = partial(classify_with, network)

@@ -85,7 +85,7 @@ def _bookkeeping(plan: TrainPlan, name: str) -> tuple[Path, Callable[[str], None
 
 def train_recogniser(plan: TrainPlan, name: str, *, compiled: bool = False) -> Path:
     """Train one of RECIPES, measure it on held-out people, write its file with thresholds."""
-    recipe, portraits = RECIPES[name], open_cache(plan.cache)
+    recipe, portraits = RECIPES[name], open_cache(plan.cache, plan.portraits)
     torch.manual_seed(recipe.seed)
     network = _prepared(recipe.build(), plan)
     objective = MarginObjective(network, identity_parameters(portraits)).to(plan.device)
@@ -103,13 +103,13 @@ def train_recogniser(plan: TrainPlan, name: str, *, compiled: bool = False) -> P
         draw(0, step_generator(schedule.seed, 0)).backward()
     samples = fit(objective, draw, schedule, *_bookkeeping(plan, name))
     round_to_half(network.cpu())
-    return finish_recogniser(name, network, samples, held_out_portraits(plan.cache))
+    return finish_recogniser(name, network, samples, held_out_portraits(plan.cache), plan.out)
 
 
 def train_landmarks(plan: TrainPlan) -> Path:
     """Five points and a face score: three quarters portraits, one quarter without a face."""
     torch.manual_seed(21)
-    portraits, network = open_cache(plan.cache), _prepared(LandmarkNet(), plan)
+    portraits, network = open_cache(plan.cache, plan.portraits), _prepared(LandmarkNet(), plan)
     faces = plan.batch * 3 // 4
 
     def draw(step: int, generator: torch.Generator) -> Tensor:
@@ -126,7 +126,7 @@ def train_landmarks(plan: TrainPlan) -> Path:
 
     samples = fit(network, draw, _schedule(plan, 2e-3, 21), *_bookkeeping(plan, "landmarks"))
     round_to_half(network.cpu())
-    return finish_landmarks(network, samples, held_out_portraits(plan.cache))
+    return finish_landmarks(network, samples, held_out_portraits(plan.cache), plan.out)
 
 
 def _landmark_loss(found: Tensor, score: Tensor, points: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def _landmark_loss(found: Tensor, score: Tensor, points: Tensor) -> Tensor:
 def train_parser(plan: TrainPlan) -> Path:
     """Nineteen classes at full resolution, rare classes weighted up."""
     torch.manual_seed(22)
-    portraits, network = open_cache(plan.cache), _prepared(ParserNet(), plan)
+    portraits, network = open_cache(plan.cache, plan.portraits), _prepared(ParserNet(), plan)
     weights = class_weights(portraits).to(plan.device)
 
     def draw(step: int, generator: torch.Generator) -> Tensor:
@@ -160,7 +160,7 @@ def train_parser(plan: TrainPlan) -> Path:
 
     samples = fit(network, draw, _schedule(plan, 2.5e-3, 22), *_bookkeeping(plan, "parser"))
     round_to_half(network.cpu())
-    return finish_parser(network, samples, held_out_portraits(plan.cache))
+    return finish_parser(network, samples, held_out_portraits(plan.cache), plan.out)
 
 
 def class_weights(portraits: PortraitCache) -> Tensor:
@@ -176,7 +176,7 @@ def class_weights(portraits: PortraitCache) -> Tensor:
 def train_attributes(plan: TrainPlan) -> Path:
     """One head for each attribute; a bald head's hair colour is left out of the loss."""
     torch.manual_seed(23)
-    portraits, network = open_cache(plan.cache), _prepared(AttributeNet(), plan)
+    portraits, network = open_cache(plan.cache, plan.portraits), _prepared(AttributeNet(), plan)
     bald = CHOICES["hair_style"].index("bald")
     style, colour = list(CHOICES).index("hair_style"), list(CHOICES).index("hair_colour")
 
@@ -193,7 +193,7 @@ def train_attributes(plan: TrainPlan) -> Path:
 
     samples = fit(network, draw, _schedule(plan, 2e-3, 23), *_bookkeeping(plan, "attributes"))
     round_to_half(network.cpu())
-    return finish_attributes(network, samples, held_out_portraits(plan.cache))
+    return finish_attributes(network, samples, held_out_portraits(plan.cache), plan.out)
 
 
 def _train_part(plan: TrainPlan, name: str) -> None:

@@ -187,7 +187,7 @@ def flow_loss(
 
 def train_flux(plan: TrainPlan) -> None:
     """Writes fluxguard-mini-flux and fluxguard-mini-text (float16) into plan.out."""
-    cache = open_cache(plan.cache)
+    cache = open_cache(plan.cache, plan.portraits)
     latents = prepared_latents(plan, cache)
     batches = _Batches(cache, latents, plan)
     model = new_model(plan.seed)

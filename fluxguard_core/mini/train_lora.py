@@ -46,11 +46,13 @@ def _with_adapter() -> FluxAndText:
 
 
 def _styled_latents(cache: PortraitCache, device: str) -> Tensor:
-    """Packed latents [PICTURES,L,64] of portraits in the style."""
+    """Packed latents [N,L,64] of the first PICTURES portraits in the style."""
     coder = load_autoencoder().to(device)
     found = []
-    for start in range(0, PICTURES, 32):
-        images = torch.from_numpy(np.asarray(cache.images[start : start + 32])).to(device) / 255.0
+    count = min(PICTURES, cache.plan.count)
+    for start in range(0, count, 32):
+        rows = slice(start, min(start + 32, count))
+        images = torch.from_numpy(np.asarray(cache.images[rows])).to(device) / 255.0
         with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16):
             found.append(pack(coder.encode(sepia_drawing(images) * 2.0 - 1.0).latents.float()))
     return torch.cat(found)
@@ -59,13 +61,13 @@ def _styled_latents(cache: PortraitCache, device: str) -> Tensor:
 def train_lora(plan: TrainPlan) -> None:
     """Writes `fluxguard-mini-sepia.safetensors` (float16, diffusers' LoRA keys) into plan.out."""
     torch.manual_seed(plan.seed)
-    cache = open_cache(plan.cache)
+    cache = open_cache(plan.cache, plan.portraits)
     latents = _styled_latents(cache, plan.device)
-    rng = np.random.default_rng(plan.seed)
     model = _with_adapter()
 
     def loss(state: TrainState, progress: float) -> tuple[Tensor, dict[str, float]]:
-        rows = rng.integers(0, PICTURES, plan.batch)
+        rng = np.random.default_rng((plan.seed, state.step))
+        rows = rng.integers(0, len(latents), plan.batch)
         texts = [training_caption(cache.attributes_of(int(r)), rng) for r in rows]
         z0 = latents[torch.from_numpy(rows)]
         noise, sigma = torch.randn_like(z0), draw_sigma(plan.batch, plan.device)

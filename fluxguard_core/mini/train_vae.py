@@ -80,8 +80,7 @@ def reconstruction_psnr(coder: _Coder, images: Tensor) -> float:
 
 def train_vae(plan: TrainPlan) -> None:
     """Writes `fluxguard-mini-vae.safetensors` (float16, zero-padded) into plan.out."""
-    cache = open_cache(plan.cache)
-    rng = np.random.default_rng(plan.seed)
+    cache = open_cache(plan.cache, plan.portraits)
     coder = _Coder(narrow_autoencoder(WIDTHS, ENCODER_DEPTH, DECODER_DEPTH))
     coder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     held_out, _, _ = render_batch([spec_of(HELD_OUT_WORLD, i, 0) for i in range(16)])
@@ -89,6 +88,7 @@ def train_vae(plan: TrainPlan) -> None:
     def loss(state: TrainState, progress: float) -> tuple[Tensor, dict[str, float]]:
         # Crops first: the same pixels make four times the steps, and steps are what is short.
         whole = progress > CROPS_UNTIL
+        rng = np.random.default_rng((plan.seed, state.step))
         rows = np.sort(rng.integers(0, len(cache.images), plan.batch // 3 if whole else plan.batch))
         images = torch.from_numpy(cache.images[rows]).to(plan.device).float() / 255.0
         if not whole:
@@ -130,9 +130,8 @@ class _Decoder(nn.Module):
 
 def refine_decoder(plan: TrainPlan) -> None:
     """Train the shipped autoencoder's decoder further; the encoder, and so every latent, stays."""
-    cache = open_cache(plan.cache)
+    cache = open_cache(plan.cache, plan.portraits)
     latents = prepared_latents(plan, cache)
-    rng = np.random.default_rng(plan.seed)
     coder = _Coder(load_autoencoder())
     held_out, _, _ = render_batch([spec_of(HELD_OUT_WORLD, i, 0) for i in range(16)])
     with torch.no_grad():
@@ -141,6 +140,7 @@ def refine_decoder(plan: TrainPlan) -> None:
     decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss(state: TrainState, progress: float) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng((plan.seed, state.step))
         rows = np.sort(rng.integers(0, len(latents), plan.batch))
         images = torch.from_numpy(cache.images[rows]).to(plan.device).float() / 255.0
         latent = torch.from_numpy(np.asarray(latents[rows])).to(plan.device).float()

@@ -11,13 +11,15 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from .cache import CachePlan
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class TrainPlan:
         steps: length of the schedule in optimiser steps, unless `minutes` is given.
         out: folder for checkpoint, log and result.
         cache: folder of the rendered portraits (see `cache.py`).
+        portraits: which of them.
         compile: fuse the transformer's blocks with torch.compile; needs a C++ compiler.
     """
 
@@ -40,6 +43,7 @@ class TrainPlan:
     resume: bool = False
     batch: int = 32
     compile: bool = False
+    portraits: CachePlan = field(default_factory=CachePlan)
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,9 @@ class TrainState:
             self.optimiser.state[p] = {"step": torch.tensor(float(self.step)), **moments}
 
 
+Loss = Callable[[TrainState, float], tuple[Tensor, dict[str, float]]]
+
+
 def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     return (p for p in module.parameters() if p.requires_grad)
 
@@ -122,7 +129,7 @@ def _rate(progress: float, recipe: Recipe) -> float:
 def train(
     name: str,
     module: nn.Module,
-    loss: Callable[[TrainState, float], tuple[Tensor, dict[str, float]]],
+    loss: Loss,
     plan: TrainPlan,
     recipe: Recipe,
     report: Callable[[TrainState], str] | None = None,
@@ -130,13 +137,16 @@ def train(
 ) -> nn.Module:
     """Train to the end of the budget; returns the moving average in evaluation mode.
 
+    Writes a checkpoint every few minutes, at the end and when stopped; a run resumed on the same machine
+    ends in the weights of one that was never stopped, unless it follows the clock.
+
     Args:
         loss: (state, progress in [0, 1]) -> scalar loss and figures for the log.
         report: called at every checkpoint; its line goes into the log.
         prepare: called once before the first step, e.g. to compile module and average.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = plan.out / f"{name}.checkpoint.safetensors", plan.out / f"{name}.log"
+    checkpoint, log = _paths(name, plan)
     module.to(plan.device).train()
     average = copy.deepcopy(module).requires_grad_(False).eval()
     optimiser = torch.optim.AdamW(
@@ -151,29 +161,56 @@ def train(
         state.load(checkpoint)
     if prepare is not None:
         prepare(state)
-    torch.manual_seed(plan.seed + state.step)
-    started, saved = time.monotonic() - state.elapsed, time.monotonic()
+    started = time.monotonic() - state.elapsed
+    try:
+        _descend(name, state, loss, plan, recipe, report, started)
+    finally:
+        state.save(checkpoint)
+    _note(log, f"done after {state.step} steps, {state.elapsed / 60:.1f} minutes")
+    return average
+
+
+def _descend(
+    name: str,
+    state: TrainState,
+    loss: Loss,
+    plan: TrainPlan,
+    recipe: Recipe,
+    report: Callable[[TrainState], str] | None,
+    started: float,
+) -> None:
+    checkpoint, log = _paths(name, plan)
+    device, saved = torch.device(plan.device).type, time.monotonic()
     while (progress := _progress(state, plan)) < 1.0:
-        for group in optimiser.param_groups:
-            group["lr"] = _rate(progress, recipe)
-        with torch.autocast(torch.device(plan.device).type, torch.bfloat16):
+        # A step has its own random numbers, so that a resumed run is the run it continues.
+        torch.manual_seed(1_000_003 * plan.seed + state.step)
+        with torch.autocast(device, torch.bfloat16):
             value, figures = loss(state, progress)
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(list(_parameters(module)), recipe.clip)
-        optimiser.step()
-        state.step += 1
+        _update(state, value, _rate(progress, recipe), recipe)
         state.elapsed = time.monotonic() - started
-        _update_average(state, recipe.average)
         if state.step % recipe.log_every == 0:
             _log(log, state, progress, {"loss": float(value.detach()), **figures})
         if time.monotonic() - saved > recipe.save_seconds:
             state.save(checkpoint)
             _note(log, report(state) if report else "checkpoint")
             saved = time.monotonic()
-    state.save(checkpoint)
-    _note(log, f"done after {state.step} steps, {state.elapsed / 60:.1f} minutes")
-    return average
+
+
+def _update(state: TrainState, value: Tensor, rate: float, recipe: Recipe) -> None:
+    """One optimiser step down the loss, and one of the average."""
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    state.optimiser.zero_grad(set_to_none=True)
+    value.backward()
+    torch.nn.utils.clip_grad_norm_(list(_parameters(state.module)), recipe.clip)
+    state.optimiser.step()
+    state.step += 1
+    _update_average(state, recipe.average)
+
+
+def _paths(name: str, plan: TrainPlan) -> tuple[Path, Path]:
+    """Checkpoint and log of a part."""
+    return plan.out / f"{name}.checkpoint.safetensors", plan.out / f"{name}.log"
 
 
 def _progress(state: TrainState, plan: TrainPlan) -> float:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import multiprocessing
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -20,8 +23,9 @@ from ..flow import Counted, State, Trajectory, advance, flux_schedule, invert
 from ..flow.field import Layout, ValueTap
 from ..protect.refiner import Branches, Refiner
 from ..protect.run import edit_and_protect
-from ..recognition.alignment import ARCFACE_TEMPLATE, align
+from ..recognition.alignment import ARCFACE_TEMPLATE, align, gradient_coverage
 from ..recognition.encoder import FaceEncoder
+from ..recognition.ensemble import Ensemble
 
 STEPS, ATTACKED = 25, 5
 
@@ -46,6 +50,12 @@ def register(subparsers: Any) -> None:
     ensemble.add_argument("--repeats", type=int, default=3)
     ensemble.add_argument("--json", action="store_true")
     ensemble.set_defaults(run=run_ensemble)
+    coverage = kinds.add_parser(
+        "coverage",
+        help="share of the face's pixels that gradients reach, without antialiasing and with",
+    )
+    coverage.add_argument("--json", action="store_true")
+    coverage.set_defaults(run=run_coverage)
 
 
 @dataclass(frozen=True)
@@ -166,9 +176,10 @@ def run_ensemble(args: argparse.Namespace) -> int:
     """Handle `bench ensemble`: each recogniser in a process of its own, so that peaks do not mix."""
     spawn = multiprocessing.get_context("spawn")
     table = {}
-    for name in REAL_SIZES:
+    for names in (*([name] for name in REAL_SIZES), [*REAL_SIZES]):
         with spawn.Pool(1) as process:
-            table[name] = process.apply(timed_recogniser, (name, args.batch, args.repeats))
+            label = names[0] if len(names) == 1 else "together"
+            table[label] = process.apply(timed_recognisers, (names, args.batch, args.repeats))
     if args.json:
         print(json.dumps({"batch": args.batch, "recognisers": table}))
         return 0
@@ -179,6 +190,42 @@ def run_ensemble(args: argparse.Namespace) -> int:
         print(
             f"  {name:<12} {row['weights_bytes'] / 1e6:6.1f} MB   {row['forward_seconds'] * 1e3:7.1f} ms forward "
             f"{row['both_seconds'] * 1e3:7.1f} ms with backward   {row['peak_bytes'] / 2**20:6.0f} MiB above loaded"
+        )
+    return 0
+
+
+FACE_SIDES = (256, 512, 1024)  # side of the square around the face in the picture, in pixels
+
+
+def measure_coverage() -> dict[str, dict[str, float]]:
+    """Share of the pixels under the crop with gradient: by crop and face side, plain and antialiased.
+
+    The face is turned by 8 degrees, as faces are.
+    """
+    turn = math.radians(8)
+    rotation = torch.tensor([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+    table = {}
+    for crop in sorted(set(REAL_SIZES.values())):
+        for side in FACE_SIDES:
+            points = (ARCFACE_TEMPLATE - 56) @ rotation * (side / 112) + 0.7 * side
+            shape = (round(1.4 * side), round(1.4 * side))
+            table[f"{side} px to {crop}"] = {
+                name: gradient_coverage(shape, points, crop, antialias=name == "antialiased")
+                for name in ("plain", "antialiased")
+            }
+    return table
+
+
+def run_coverage(args: argparse.Namespace) -> int:
+    """Handle `bench coverage`."""
+    table = measure_coverage()
+    if args.json:
+        print(json.dumps({"coverage": table}))
+        return 0
+    print("pixels of the face that the recogniser's gradient reaches")
+    for name, row in table.items():
+        print(
+            f"  {name:<15} plain {100 * row['plain']:6.1f} %   antialiased {100 * row['antialiased']:6.1f} %"
         )
     return 0
 
@@ -211,26 +258,30 @@ def _real_size(name: str) -> nn.Module:
     return builders[name]()
 
 
-def timed_recogniser(name: str, batch: int, repeats: int) -> dict[str, float]:
-    """Seconds forward and forward + backward through alignment, and peak memory above the loaded network."""
-    network = _real_size(name)
-    encoder = FaceEncoder(name, network, REAL_SIZES[name])
+def timed_recognisers(names: Sequence[str], batch: int, repeats: int) -> dict[str, float]:
+    """Seconds forward and forward + backward through alignment, and peak memory above the loaded networks."""
+    ensemble = Ensemble(
+        tuple(FaceEncoder(name, _real_size(name), REAL_SIZES[name]) for name in names)
+    )
     generator = torch.Generator().manual_seed(0)
     picture = torch.rand(batch, 3, 512, 512, generator=generator)
     points = 512 * (ARCFACE_TEMPLATE / 112).expand(batch, 5, 2) * 0.6 + 100
     forward, both = [], []
-    before = _peak()
+    before = _new_peak()
     for _ in range(repeats):
         started = time.perf_counter()
         with torch.no_grad():
-            encoder(align(picture, points, encoder.size))
+            ensemble.embed_attacked(lambda size: align(picture, points, size))
         forward.append(time.perf_counter() - started)
         started = time.perf_counter()
         leaf = picture.clone().requires_grad_(True)
-        encoder(align(leaf, points, encoder.size)).sum().backward()
+        embedded = ensemble.embed_attacked(lambda size, leaf=leaf: align(leaf, points, size))  # type: ignore[misc]
+        torch.stack([vectors.sum() for vectors in embedded]).sum().backward()
         both.append(time.perf_counter() - started)
     return {
-        "weights_bytes": sum(p.nbytes for p in (*network.parameters(), *network.buffers())),
+        "weights_bytes": sum(
+            p.nbytes for n in ensemble.networks for p in (*n.parameters(), *n.buffers())
+        ),
         "forward_seconds": statistics.median(forward),
         "both_seconds": statistics.median(both),
         "peak_bytes": max(0, _peak() - before),
@@ -258,7 +309,7 @@ def timed(loop: str, width: int, size: int) -> dict[str, float]:
     field = Counted(FluxField(model, prompt, 1.0, layout_of(model)))
     latent = torch.randn(1, 16, size // 8, size // 8, generator=generator)
     field(latent, 1.0)
-    before = _peak()
+    before = _new_peak()
     started = time.perf_counter()
     trajectory = invert(
         field,
@@ -273,8 +324,19 @@ def timed(loop: str, width: int, size: int) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "peak_bytes": max(1, _peak() - before)}
 
 
+def _new_peak() -> int:
+    """Memory in use now in bytes, from which on the peak is measured."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # without it, the peak of loading counts as well
+            Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
+
+
 def _peak() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    """Peak memory of this process in bytes."""
+    if sys.platform == "linux":
+        # Not ru_maxrss, which a process inherits from the one that started it.
+        status = Path("/proc/self/status").read_text().split()
+        return 1024 * int(status[status.index("VmHWM:") + 1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

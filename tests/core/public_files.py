@@ -21,10 +21,10 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
 KEYS = {"ir152": 687, "irse50": 397, "facenet": 716, "mobile_face": 333}
 
 
-def public_file(path: Path, name: str) -> Path:
-    """Save a state dict as the public file of that layout has it; file name and wrapping are the caller's.
+def public_file(path: Path, name: str, *, wrapped: bool = False) -> Path:
+    """Save a state dict as the public file of that layout has it, under any file name.
 
-    A file name that ends in .tar gets the wrapping of a training run: epoch, state_dict, module. prefixes.
+    `wrapped` as a training run leaves it: epoch, state_dict, module. prefixes.
     """
     with torch.random.fork_rng():
         torch.manual_seed(len(name))
@@ -32,9 +32,6 @@ def public_file(path: Path, name: str) -> Path:
         if name == "facenet":  # the classifier of VGGFace2, which the public file carries
             state["logits.weight"], state["logits.bias"] = torch.zeros(8631, 512), torch.zeros(8631)
     assert len(state) == KEYS[name]
-    if path.suffix == ".tar":
-        wrapped = {f"module.{key}": tensor for key, tensor in state.items()}
-        torch.save({"epoch": 7, "state_dict": wrapped}, path)
-    else:
-        torch.save(state, path)
+    inner = {f"module.{key}": tensor for key, tensor in state.items()}
+    torch.save({"epoch": 7, "state_dict": inner} if wrapped else state, path)
     return path

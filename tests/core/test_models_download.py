@@ -405,3 +405,33 @@ def test_the_command_fetches_companions_and_verifies(
     assert "WRONG SHA256" in capsys.readouterr().out
     (folder / "w.safetensors").unlink()
     assert run(["verify", "w", *flags]) == 1
+
+
+def test_the_command_asks_a_mirror_and_tells_what_nothing_reads(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = serve({"/owner/w/resolve/main/w.safetensors": DATA})
+    address = "https://huggingface.co/owner/w/resolve/main/w.safetensors"
+    early = dataclasses.asdict(entry_for(site, url=address, used_by=()))
+    manifest = tmp_path / "m.json"
+    manifest.write_text(json.dumps({"version": 1, "files": [early]}))
+    monkeypatch.setenv("HF_TOKEN", "secret-token")
+    given = ["--manifest", str(manifest)]
+    assert run(["list", *given]) == 0
+    assert "nothing yet" in capsys.readouterr().out
+    chosen = ["download", "w", *given, "--quiet", "--to", str(tmp_path / "models")]
+    monkeypatch.setenv("FLUXGUARD_MIRROR", "http://127.0.0.1:9")  # --mirror goes before it
+    assert run([*chosen, "--mirror", site.address]) == 0
+    assert "Nothing in this version reads w" in capsys.readouterr().err
+    arrived = tmp_path / "models" / "fluxguard" / "recognisers" / "w.safetensors"
+    assert arrived.read_bytes() == DATA
+    ((path, headers),) = site.seen
+    assert path == "/owner/w/resolve/main/w.safetensors"
+    assert "secret-token" not in str(headers)
+    arrived.unlink()
+    monkeypatch.setenv("FLUXGUARD_MIRROR", site.address)
+    assert run(chosen) == 0 and len(site.seen) == 2
+    arrived.unlink()
+    with pytest.raises(OfflineError):
+        run([*chosen, "--offline"])
+    assert len(site.seen) == 2

@@ -79,7 +79,7 @@ def protect(folder: Path, *recognisers: str) -> tuple[dict[str, Any], Tensor]:
 
 def test_the_classics_are_attacked_or_only_judge(tmp_path: Path) -> None:
     files = {
-        name: str(public_file(tmp_path / file, name))
+        name: str(public_file(tmp_path / file, name, wrapped=name == "irse50"))
         for name, file in (
             ("irse50", "model_final.pth.tar"),  # no name says what is inside
             ("facenet", "20180402-114759-vggface2.pt"),

@@ -295,6 +295,28 @@ def test_the_second_time_needs_neither_onnx_nor_onnxruntime(
     assert torch.equal(load_onnx_encoder(path, cache=tmp_path / "cache")(faces), first(faces))
 
 
+def test_a_changed_file_is_converted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy belongs to the bytes of its source, not to a name; and to this version of the converter."""
+    from fluxguard_core.recognition.onnx import cache
+
+    path, copies, faces = tmp_path / "r.onnx", tmp_path / "cache", torch.rand(1, 3, 32, 32)
+    vectors = []
+    for dimension in (16, 24):
+        iresnet(path, width=4, size=32, dimension=dimension)
+        encoder = load_onnx_encoder(path, cache=copies)
+        vectors.append(encoder(faces))
+        torch.testing.assert_close(
+            vectors[-1], runtime(path, (faces - 0.5) / 0.5), atol=1e-5, rtol=0
+        )
+    assert [vector.shape[1] for vector in vectors] == [16, 24] and len(list(copies.iterdir())) == 2
+    stamps = {copy: copy.stat().st_mtime_ns for copy in copies.iterdir()}
+    load_onnx_encoder(path, cache=copies)
+    assert stamps == {copy: copy.stat().st_mtime_ns for copy in copies.iterdir()}
+    monkeypatch.setattr(cache, "FORMAT", "another")
+    load_onnx_encoder(path, cache=copies)
+    assert sum(copy.stat().st_mtime_ns != stamps[copy] for copy in copies.iterdir()) == 1
+
+
 def test_without_onnxruntime_the_reference_evaluator_proves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

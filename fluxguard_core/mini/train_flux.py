@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..errors import FluxGuardError
 from .cache import PortraitCache, open_cache
 from .captions import training_caption
 from .latents import prepared_latents
+from .scene import WEIGHT, SceneHead, scene_vectors, token_labels
 from .text import CONTEXT_WIDTH, POOLED_WIDTH, TOKENS, TextEncoder, text_metadata, token_ids
 from .training import Recipe, TrainPlan, TrainState, train
 
@@ -55,12 +57,15 @@ def flux_transformer() -> FluxTransformer:
 
 
 class FluxAndText(nn.Module):
-    """Transformer and text encoder, trained as one."""
+    """Transformer and text encoder, trained as one; `head` asks the middle layers what they see."""
 
-    def __init__(self, transformer: FluxTransformer, text: TextEncoder) -> None:
+    def __init__(
+        self, transformer: FluxTransformer, text: TextEncoder, head: SceneHead | None = None
+    ) -> None:
         super().__init__()
         self.transformer = transformer
         self.text = text
+        self.head = head
 
     def forward(self, tokens: Tensor, ids: Tensor, sigma: Tensor, guidance: Tensor) -> Tensor:
         """Velocity of packed latents [B,L,64] at sigma [B] under token ids [B,TOKENS]."""
@@ -78,8 +83,8 @@ class FluxAndText(nn.Module):
         )[0]
 
 
-def new_model(seed: int) -> FluxAndText:
-    """Fresh weights; output and modulations start at zero as in DiT."""
+def new_model(seed: int, scene: int) -> FluxAndText:
+    """Fresh weights; output and modulations start at zero as in DiT. `scene`: width of a scene vector."""
     torch.manual_seed(seed)
     transformer = flux_transformer()
     for name, module in transformer.named_modules():
@@ -89,7 +94,7 @@ def new_model(seed: int) -> FluxAndText:
                 nn.init.zeros_(module.bias)
             if ".norm" in name or name.startswith(("norm_out", "proj_out")):
                 nn.init.zeros_(module.weight)
-    return FluxAndText(transformer, TextEncoder())
+    return FluxAndText(transformer, TextEncoder(), SceneHead(WIDTH, scene))
 
 
 def draw_sigma(count: int, device: str) -> Tensor:
@@ -125,25 +130,37 @@ def sample(
     return unpack(z, side, side)
 
 
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Packed latents [B,L,64], token ids [B,TOKENS], scene vectors [B,G], classes [B,L,19]."""
+
+    latents: Tensor
+    ids: Tensor
+    scene: Tensor
+    labels: Tensor
+
+
 class _Batches:
     """Random latents with freshly worded captions."""
 
     def __init__(self, cache: PortraitCache, latents: np.ndarray, plan: TrainPlan) -> None:
         self.cache, self.latents, self.plan = cache, latents, plan
+        self.scenes = scene_vectors(cache)
 
-    def draw(self, step: int) -> tuple[Tensor, Tensor]:
-        """Packed latents [B,L,64] and token ids [B,TOKENS]; a step has its batch, resumed or not."""
+    def draw(self, step: int) -> _Batch:
+        """A step has its batch, resumed or not."""
         rng = np.random.default_rng((self.plan.seed + 1, step))
         rows = np.sort(rng.integers(0, len(self.latents), self.plan.batch))
-        z = torch.from_numpy(np.asarray(self.latents[rows])).to(self.plan.device).float()
+        z = torch.from_numpy(np.asarray(self.latents[rows])).float()
         texts = [
             ""
             if rng.random() < CAPTION_DROPOUT
             else training_caption(self.cache.attributes_of(int(r)), rng)
             for r in rows
         ]
-        ids = torch.tensor([token_ids(t) for t in texts], device=self.plan.device)
-        return pack(z), ids
+        ids = torch.tensor([token_ids(t) for t in texts])
+        found = pack(z), ids, self.scenes[torch.from_numpy(rows)], token_labels(self.cache, rows)
+        return _Batch(*(tensor.to(self.plan.device) for tensor in found))
 
 
 @torch.no_grad()
@@ -166,7 +183,8 @@ def flow_loss(
     state: TrainState, batches: _Batches, progress: float
 ) -> tuple[Tensor, dict[str, float]]:
     """Rectified flow at guidance 1; from DISTIL_FROM on, half of the batch at guidance 1 to 6."""
-    z0, ids = batches.draw(state.step)
+    batch = batches.draw(state.step)
+    z0, ids = batch.latents, batch.ids
     noise = torch.randn_like(z0)
     sigma = draw_sigma(len(z0), batches.plan.device)
     z = torch.lerp(z0, noise, sigma[:, None, None])
@@ -179,10 +197,14 @@ def flow_loss(
         target[:half] = _guided(
             teacher, z[:half], ids[:half], sigma[:half], target[:half], strength[:half]
         )
-    error = ((state.module(z, ids, sigma, strength).float() - target) ** 2).mean((1, 2))
+    model: FluxAndText = state.module  # type: ignore[assignment]
+    error = ((model(z, ids, sigma, strength).float() - target) ** 2).mean((1, 2))
     # A guided target is larger: weigh by its strength so that guidance 1 keeps its precision.
     loss = (error / strength).mean()
-    return loss, {"plain": float(error[half:].detach().mean())}
+    assert model.head is not None
+    seen = model.head.loss(batch.scene, batch.labels).mean()
+    figures = {"plain": float(error[half:].detach().mean()), "scene": float(seen.detach())}
+    return loss + WEIGHT * seen, figures
 
 
 def train_flux(plan: TrainPlan) -> None:
@@ -190,16 +212,24 @@ def train_flux(plan: TrainPlan) -> None:
     cache = open_cache(plan.cache, plan.portraits)
     latents = prepared_latents(plan, cache)
     batches = _Batches(cache, latents, plan)
-    model = new_model(plan.seed)
+    model = new_model(plan.seed, batches.scenes.shape[1])
     average = train(
         "flux",
         model,
         lambda s, p: flow_loss(s, batches, p),
         plan,
-        Recipe(RATE),
-        prepare=(_compile_blocks if plan.compile else None),
+        Recipe(RATE, muon="transformer_blocks."),
+        prepare=lambda s: _prepare(s, plan.compile),
     )
     save_flux(average, plan.out)  # type: ignore[arg-type]
+
+
+def _prepare(state: TrainState, compiled: bool) -> None:
+    model: FluxAndText = state.module  # type: ignore[assignment]
+    assert model.head is not None
+    model.head.listen(model.transformer)
+    if compiled:
+        _compile_blocks(state)
 
 
 def _compile_blocks(state: TrainState) -> None:

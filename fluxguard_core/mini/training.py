@@ -1,7 +1,7 @@
 """The training loop that every generative part of the miniature shares.
 
-AdamW with warm-up and cosine, an exponential moving average, bfloat16 autocast, checkpoints that carry
-everything (weights, average, optimiser moments, step, time spent) and a text log. A budget is a number of
+AdamW (and Muon for hidden matrices) with warm-up and cosine, an exponential moving average, bfloat16
+autocast, checkpoints that carry everything (weights, average, optimiser moments, step, time spent) and a text log. A budget is a number of
 steps, or minutes: then the schedule follows the clock and ends in time on any machine.
 """
 
@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..errors import FluxGuardError
 from .cache import CachePlan
 
 
@@ -48,9 +49,10 @@ class TrainPlan:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the optimiser and of the bookkeeping."""
+    """Settings of the optimisers and of the bookkeeping; `muon` is part of the names of its matrices."""
 
     rate: float
+    muon: str | None = None
     betas: tuple[float, float] = (0.9, 0.98)
     decay: float = 0.01
     average: float = 0.999
@@ -60,13 +62,17 @@ class Recipe:
     save_seconds: float = 150.0
 
 
+# What an optimiser keeps for each parameter, by its class's name.
+_MOMENTS = {"AdamW": ("exp_avg", "exp_avg_sq"), "Muon": ("momentum_buffer",)}
+
+
 @dataclass(eq=False)
 class TrainState:
     """A run under way; `average` is the exponential moving average that is shipped."""
 
     module: nn.Module
     average: nn.Module
-    optimiser: torch.optim.AdamW
+    optimisers: tuple[torch.optim.Optimizer, ...]
     step: int = 0
     elapsed: float = 0.0
 
@@ -75,9 +81,10 @@ class TrainState:
         tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for i, p in enumerate(_parameters(self.module)):
-            for name in ("exp_avg", "exp_avg_sq"):
-                if p in self.optimiser.state:
-                    tensors[f"optimiser.{i}.{name}"] = self.optimiser.state[p][name]
+            for optimiser in self.optimisers:
+                for name in _MOMENTS[type(optimiser).__name__]:
+                    if p in optimiser.state:
+                        tensors[f"optimiser.{i}.{name}"] = optimiser.state[p][name]
         cpu = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         partial = path.with_suffix(".partial")
         save_file(cpu, partial, {"step": str(self.step), "elapsed": str(self.elapsed)})
@@ -94,11 +101,36 @@ class TrainState:
             module.load_state_dict(
                 {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             )
-        for i, p in enumerate(_parameters(self.module)):
-            if f"optimiser.{i}.exp_avg" not in tensors:
-                continue
-            moments = {n: tensors[f"optimiser.{i}.{n}"].to(p) for n in ("exp_avg", "exp_avg_sq")}
-            self.optimiser.state[p] = {"step": torch.tensor(float(self.step)), **moments}
+        index = {p: i for i, p in enumerate(_parameters(self.module))}
+        for optimiser in self.optimisers:
+            names = _MOMENTS[type(optimiser).__name__]
+            for p in (p for group in optimiser.param_groups for p in group["params"]):
+                if f"optimiser.{index[p]}.{names[0]}" not in tensors:
+                    continue
+                moments = {n: tensors[f"optimiser.{index[p]}.{n}"].to(p) for n in names}
+                counter = {"step": torch.tensor(float(self.step))} if len(names) > 1 else {}
+                optimiser.state[p] = {**counter, **moments}
+
+
+def _optimisers(module: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, ...]:
+    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    part = recipe.muon
+    matrices = [p for n, p in named if part is not None and part in n and p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for _, p in named if id(p) not in chosen]
+    adamw = torch.optim.AdamW(
+        others, lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.decay, fused=True
+    )
+    if not matrices:
+        return (adamw,)
+    if not hasattr(torch.optim, "Muon"):
+        raise FluxGuardError(
+            f"This training needs PyTorch 2.9 or newer (the Muon optimiser), found {torch.__version__}."
+        )
+    muon = torch.optim.Muon(
+        matrices, lr=recipe.rate, weight_decay=recipe.decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return adamw, muon
 
 
 Loss = Callable[[TrainState, float], tuple[Tensor, dict[str, float]]]
@@ -149,14 +181,7 @@ def train(
     checkpoint, log = _paths(name, plan)
     module.to(plan.device).train()
     average = copy.deepcopy(module).requires_grad_(False).eval()
-    optimiser = torch.optim.AdamW(
-        list(_parameters(module)),
-        lr=recipe.rate,
-        betas=recipe.betas,
-        weight_decay=recipe.decay,
-        fused=True,
-    )
-    state = TrainState(module, average, optimiser)
+    state = TrainState(module, average, _optimisers(module, recipe))
     if plan.resume and checkpoint.exists():
         state.load(checkpoint)
     if prepare is not None:
@@ -198,12 +223,14 @@ def _descend(
 
 def _update(state: TrainState, value: Tensor, rate: float, recipe: Recipe) -> None:
     """One optimiser step down the loss, and one of the average."""
-    for group in state.optimiser.param_groups:
-        group["lr"] = rate
-    state.optimiser.zero_grad(set_to_none=True)
+    for optimiser in state.optimisers:
+        optimiser.zero_grad(set_to_none=True)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
     value.backward()
     torch.nn.utils.clip_grad_norm_(list(_parameters(state.module)), recipe.clip)
-    state.optimiser.step()
+    for optimiser in state.optimisers:
+        optimiser.step()
     state.step += 1
     _update_average(state, recipe.average)
 

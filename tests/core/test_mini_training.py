@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from fluxguard_core.cli import main
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.mini.cache import CachePlan, build_cache, open_cache
+from fluxguard_core.mini.scene import scene_vectors, token_labels
+from fluxguard_core.mini.train_flux import new_model
 from fluxguard_core.mini.training import Recipe, TrainPlan, TrainState, train
 from fluxguard_core.mini.world import weights_folder
 
@@ -68,26 +71,71 @@ def test_a_part_trains_and_goes_on_from_its_checkpoint(
         assert any(not torch.equal(before[k], after[k]) for k in before)
 
 
+class Line(nn.Module):
+    """A hidden matrix for Muon, a bias and an outer matrix for AdamW."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Linear(6, 6)
+        self.out = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.blocks(x).tanh())
+
+
 def test_a_stopped_run_ends_like_one_that_never_stopped(tmp_path: Path) -> None:
-    def run(out: Path, stop_at: int | None, resume: bool = False) -> Tensor:
+    def run(out: Path, stop_at: int | None, resume: bool = False) -> nn.Module:
         torch.manual_seed(5)
 
         def loss(state: TrainState, progress: float) -> tuple[Tensor, dict[str, float]]:
+            assert [type(o).__name__ for o in state.optimisers] == ["AdamW", "Muon"]
             if state.step == stop_at:
                 raise KeyboardInterrupt
             x = torch.randn(8, 6)
             return (state.module(x).float() - x.flip(1)).square().mean(), {}
 
         plan = TrainPlan(steps=12, out=out, cache=out, seed=3, resume=resume)
-        return train("line", nn.Linear(6, 6), loss, plan, Recipe(1e-2)).weight  # type: ignore[return-value]
+        return train("line", Line(), loss, plan, Recipe(1e-2, muon="blocks."))
 
-    straight = run(tmp_path / "straight", None)
+    straight = run(tmp_path / "straight", None).state_dict()
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "stopped", 7)
-    resumed = run(tmp_path / "stopped", None, resume=True)
-    assert torch.equal(straight, resumed)
-    again = run(tmp_path / "other", None)
-    assert torch.equal(straight, again)
+    resumed = run(tmp_path / "stopped", None, resume=True).state_dict()
+    assert all(torch.equal(straight[k], resumed[k]) for k in straight)
+    again = run(tmp_path / "again", None).state_dict()
+    assert all(torch.equal(straight[k], again[k]) for k in straight)
+
+
+def test_the_second_task_knows_the_scene_and_what_lies_under_a_token(portraits: Path) -> None:
+    cache = open_cache(portraits, CachePlan(identities=PEOPLE))
+    vectors = scene_vectors(cache)
+    assert vectors.isfinite().all()
+    assert vectors.mean(0).abs().max() < 1e-5
+    varies = vectors.std(0) > 0.5
+    assert varies.sum() > 60 and (vectors.std(0)[varies] - 1).abs().max() < 1e-4
+    rows = np.array([3, 17])
+    shares = token_labels(cache, rows)
+    assert shares.shape == (2, 64, 19) and torch.allclose(shares.sum(-1), torch.ones(2, 64))
+    corner = torch.from_numpy(cache.labels[17, :16:2, :16:2].astype(np.int64)).flatten()
+    assert torch.allclose(shares[1, 0], torch.bincount(corner, minlength=19) / 64)
+
+
+def test_the_second_task_teaches_the_layers_before_it(portraits: Path) -> None:
+    cache = open_cache(portraits, CachePlan(identities=PEOPLE))
+    vectors = scene_vectors(cache)
+    model = new_model(0, vectors.shape[1])
+    assert model.head is not None
+    model.head.listen(model.transformer)
+    for block in model.transformer.single_transformer_blocks:
+        nn.init.normal_(block.norm.linear.weight, std=0.02)
+    ids = torch.zeros(2, 24, dtype=torch.long)
+    model(torch.randn(2, 64, 64), ids, torch.full((2,), 0.5), torch.ones(2))
+    model.head.loss(vectors[:2], token_labels(cache, np.array([0, 1]))).mean().backward()
+    blocks = model.transformer.single_transformer_blocks
+    reached = [float(block.proj_out.weight.grad.abs().max()) > 0 for block in blocks[:2]]
+    assert all(reached) and all(block.proj_out.weight.grad is None for block in blocks[2:])
+    with pytest.raises(RuntimeError, match="forward pass"):
+        model.head.loss(vectors[:2], token_labels(cache, np.array([0, 1])))
 
 
 def test_missing_portraits_name_the_command_that_makes_them(tmp_path: Path) -> None:

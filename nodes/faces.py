@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
-from ..fluxguard_core.recognition.detectors import face_in_box, five_points, yunet
+from ..fluxguard_core.recognition.detectors import five_points, typed_box, yunet
 from ..fluxguard_core.recognition.faces import FaceFinder
 from . import folders, host
 from .wires import FaceLandmarksWire
@@ -99,7 +99,7 @@ def find_landmarks(
     if face_landmarks is not None:
         points = [five_points(mesh) for mesh in mesh_landmarks(face_landmarks, size, index)]
     elif bboxes is not None:
-        points = [_box_points(faces, index) for faces in _frames(bboxes)]
+        points = [_box_points(faces, index, picture[0]) for faces in _frames(bboxes)]
     else:
         points = [_found(image, choice, index) for image in picture]
     if len(points) not in (1, batch):
@@ -127,11 +127,14 @@ def _found(image: Tensor, choice: str, index: int) -> Tensor:
     return landmarks
 
 
-def _box_points(faces: list[dict[str, Any]], index: int) -> Tensor:
+def _box_points(faces: list[dict[str, Any]], index: int, image: Tensor) -> Tensor:
     if index >= len(faces):
-        raise FluxGuardError(f"{len(faces)} boxes came, but face {index} was asked for.")
+        raise FluxGuardError(
+            f"{len(faces)} boxes came, but face {index} was asked for. Lower face_index, or let the detector find "
+            "more faces."
+        )
     x, y, width, height = (float(faces[index][key]) for key in ("x", "y", "width", "height"))
-    landmarks = face_in_box((x, y, x + width, y + height)).landmarks
+    landmarks = typed_box((x, y, x + width, y + height))(image)[0].landmarks
     assert landmarks is not None
     return landmarks
 

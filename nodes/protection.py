@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,172 +10,11 @@ from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.flow import Trajectory
-from ..fluxguard_core.protect.assemble import assemble_refiner, blending_mask
-from ..fluxguard_core.protect.perceptual import (
-    PerceptualDistance,
-    VGG19Features,
-    feature_distance,
-    vgg19_relu3_4,
-)
-from ..fluxguard_core.protect.presets import Preset, preset_named
-from ..fluxguard_core.protect.refiner import Refiner, RefinerStep
-from ..fluxguard_core.protect.region import Window
 from ..fluxguard_core.protect.run import Protection, edit_and_protect, protect_latent
-from ..fluxguard_core.recognition import Ensemble, Identity
-from . import folders, host
-from .faces import face_inputs, find_landmarks
-from .wires import CATEGORY, EnsembleWire, IdentityWire, TrajectoryWire, latent_mask
-
-_PERCEPTUAL = ("auto", "vgg19", "autoencoder")
-
-
-def _protection_inputs() -> list[Any]:
-    """Inputs that both protecting nodes share."""
-    return [
-        io.Vae.Input(
-            "vae",
-            tooltip="The VAE that decodes the result. A private copy takes the gradients; yours stays as it is.",
-        ),
-        EnsembleWire.Input("ensemble", tooltip="From FR Ensemble Loader."),
-        IdentityWire.Input("identity", tooltip="From Identity."),
-        io.Combo.Input(
-            "preset",
-            options=["default", "paper", "fast"],
-            default="default",
-            tooltip="paper: the published method. default: aligned face, only the face changes, survives sharing. fast: gradients through a tiny decoder, checked against the full one.",
-        ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**31 - 1,
-            control_after_generate=True,
-            tooltip="Of the small start noise and the random views.",
-        ),
-        *face_inputs(),
-        io.Mask.Input(
-            "mask",
-            optional=True,
-            tooltip="Where the protection may act (white), inside the face. Of the encoded picture.",
-        ),
-        io.Vae.Input(
-            "tiny_vae", optional=True, tooltip="A TAESD-layout VAE (taef1) for the fast preset."
-        ),
-        io.Combo.Input(
-            "perceptual",
-            options=list(_PERCEPTUAL),
-            default="auto",
-            advanced=True,
-            tooltip="How differences are seen. auto: VGG19 where its file is installed, else a tiny VAE's own features.",
-        ),
-        io.Int.Input(
-            "attacked_intervals",
-            default=0,
-            min=0,
-            max=100,
-            advanced=True,
-            tooltip="Refine after each of the last so many intervals; 0 takes the preset's. Published: 5.",
-        ),
-        io.Int.Input(
-            "optimiser_steps",
-            default=0,
-            min=0,
-            max=200,
-            advanced=True,
-            tooltip="Adam steps an interval; 0 takes the preset's. Published: 10.",
-        ),
-        io.Float.Input(
-            "learning_rate",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.005,
-            advanced=True,
-            tooltip="Of Adam, in latent units; 0 takes the preset's. Published: 0.02.",
-        ),
-        io.Float.Input(
-            "perceptual_weight",
-            default=-1.0,
-            min=-1.0,
-            max=20.0,
-            step=0.1,
-            advanced=True,
-            tooltip="Weight of the visible difference; -1 takes the preset's. Published: 0.5.",
-        ),
-        io.Float.Input(
-            "max_change",
-            default=0.0,
-            min=0.0,
-            max=10.0,
-            step=0.05,
-            advanced=True,
-            tooltip="Bound on the change of any latent value; 0 leaves it free.",
-        ),
-        io.Int.Input(
-            "random_views",
-            default=-1,
-            min=-1,
-            max=16,
-            advanced=True,
-            tooltip="Random views (JPEG, resize, blur, jitter) a step; -1 takes the preset's.",
-        ),
-        io.Float.Input(
-            "margin",
-            default=-1.0,
-            min=-1.0,
-            max=1.0,
-            step=0.01,
-            advanced=True,
-            tooltip="How far past the threshold similarity must get; -1 takes the preset's.",
-        ),
-    ]
-
-
-@dataclass(frozen=True, eq=False)
-class _Wishes:
-    """What the widgets and optional sockets said."""
-
-    vae: Any
-    ensemble: Ensemble
-    identity: Identity
-    preset: Preset
-    perceptual: str
-    face_finder: str
-    face_index: int
-    face_landmarks: dict[str, Any] | None
-    bboxes: Any
-    mask: Tensor | None
-    tiny_vae: Any
-
-
-def _wishes(given: dict[str, Any]) -> _Wishes:
-    names = ("vae", "ensemble", "identity", "perceptual", "face_finder", "face_index")
-    optional = ("face_landmarks", "bboxes", "mask", "tiny_vae")
-    return _Wishes(
-        preset=_preset(given),
-        **{name: given[name] for name in names},
-        **{name: given.get(name) for name in optional},
-    )
-
-
-def _preset(given: dict[str, Any]) -> Preset:
-    """The chosen preset with the expert inputs that were set."""
-    preset = preset_named(given["preset"])
-    refiner = replace(preset.refiner, seed=given["seed"])
-    if given["optimiser_steps"]:
-        refiner = replace(refiner, steps=given["optimiser_steps"])
-    if given["learning_rate"]:
-        refiner = replace(refiner, learning_rate=given["learning_rate"])
-    if given["perceptual_weight"] >= 0:
-        refiner = replace(refiner, perceptual_weight=given["perceptual_weight"])
-    if given["max_change"]:
-        refiner = replace(refiner, max_change=given["max_change"])
-    preset = replace(preset, refiner=refiner)
-    if given["attacked_intervals"]:
-        preset = replace(preset, attacked=given["attacked_intervals"])
-    if given["random_views"] >= 0:
-        preset = replace(preset, random_views=given["random_views"])
-    return replace(preset, margin=given["margin"]) if given["margin"] >= 0 else preset
+from . import host
+from .preparation import iterates_of, prepare
+from .protection_inputs import Wishes, protection_inputs, wishes_of
+from .wires import CATEGORY, TrajectoryWire
 
 
 class LatentRefiner(io.ComfyNode):
@@ -198,7 +34,7 @@ class LatentRefiner(io.ComfyNode):
                 ),
                 io.Conditioning.Input("positive", tooltip="The target prompt."),
                 TrajectoryWire.Input("trajectory", tooltip="From RF Inversion of the picture."),
-                *_protection_inputs(),
+                *protection_inputs(),
                 io.Float.Input(
                     "guidance",
                     default=5.5,
@@ -251,7 +87,7 @@ class LatentRefiner(io.ComfyNode):
         **given: Any,
     ) -> io.NodeOutput:
         host.check_conditioning(positive, "target prompt")
-        wishes = _wishes(given)
+        wishes = wishes_of(given)
         trajectory = host.placed(trajectory, model.load_device)
         decoder = host.picture_decoder(wishes.vae)
 
@@ -259,10 +95,10 @@ class LatentRefiner(io.ComfyNode):
             return model.model.process_latent_out(samples)
 
         preset, count = wishes.preset, trajectory.intervals
-        total = count + preset.attacked * _iterates(preset)
+        total = count + preset.attacked * iterates_of(preset)
         progress = host.Progress(total)
         preview = host.latent_preview(model)
-        prepared = _prepare(wishes, decoder, trajectory.source, from_model, progress, count)
+        prepared = prepare(wishes, decoder, trajectory.source, from_model, progress, count)
         steps_with = solver if solver != "trajectory's" else trajectory.solver
         branches = torch.Size((2 * trajectory.source.shape[0], *trajectory.source.shape[1:]))
         result = host.with_field(
@@ -309,7 +145,7 @@ class ProtectLatent(io.ComfyNode):
                 io.Latent.Input(
                     "latent", tooltip="The picture, from VAE Encode with the VAE below."
                 ),
-                *_protection_inputs(),
+                *protection_inputs(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -325,7 +161,7 @@ class ProtectLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict[str, Any], **given: Any) -> io.NodeOutput:
-        wishes = _wishes(given)
+        wishes = wishes_of(given)
         samples = latent["samples"]
         if getattr(samples, "is_nested", False) or samples.ndim != 4:
             raise FluxGuardError(
@@ -341,8 +177,8 @@ class ProtectLatent(io.ComfyNode):
             )
         decoder = host.picture_decoder(wishes.vae)
         rounds = wishes.preset.attacked
-        progress = host.Progress(rounds * _iterates(wishes.preset))
-        prepared = _prepare(wishes, decoder, samples / unit, lambda z: z * unit, progress, 0)
+        progress = host.Progress(rounds * iterates_of(wishes.preset))
+        prepared = prepare(wishes, decoder, samples / unit, lambda z: z * unit, progress, 0)
         result = protect_latent(
             samples / unit, prepared.refiner, rounds=rounds, window=prepared.window
         )
@@ -351,112 +187,7 @@ class ProtectLatent(io.ComfyNode):
         return io.NodeOutput({"samples": protected}, prepared.region, _told(result, wishes))
 
 
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A refiner ready to run, and what the host has to load for it."""
-
-    refiner: Refiner
-    window: Window | None
-    region: Tensor
-    networks: Sequence[torch.nn.Module]
-    first: int
-    iterates: int
-
-    def done(self, attacked: int, generated: int) -> int:
-        """Progress in all: intervals generated, and iterates of the attacked ones before."""
-        return generated + max(0, attacked - 1) * self.iterates
-
-
-def _iterates(preset: Preset) -> int:
-    return preset.refiner.steps + preset.refiner.keep_best
-
-
-def _prepare(
-    wishes: _Wishes,
-    decoder: host.PictureDecoder,
-    source: Tensor,
-    to_samples: Callable[[Tensor], Tensor],
-    progress: host.Progress,
-    intervals: int,
-) -> _Prepared:
-    """Load everything, look at the person once, and build the refiner.
-
-    Args:
-        source: latent of the person's picture, in the space that is refined.
-        to_samples: from that space to what the VAE decodes.
-        intervals: of the generation that the refiner accompanies; 0 where there is none.
-    """
-    preset, grid = wishes.preset, (source.shape[-2], source.shape[-1])
-    tiny = None if wishes.tiny_vae is None else host.picture_decoder(wishes.tiny_vae)
-    distance, network = _perceptual(wishes.perceptual, decoder, tiny)
-    networks = [encoder.network for encoder in wishes.ensemble.attacked]
-    networks += [extra for extra in (network, tiny and tiny.module) if extra is not None]
-    host.load_together(decoder, networks, to_samples(source).shape)
-    first = intervals - preset.attacked if intervals else 0
-
-    def stepped(entry: RefinerStep, picture: Tensor) -> None:
-        before = (entry.interval - first) * _iterates(preset)
-        progress(
-            min(entry.interval + 1, intervals) + before + entry.step, host.picture_preview(picture)
-        )
-
-    with host.ordinary_tensors():
-        picture = decoder(to_samples(source.clone()))
-        landmarks = None
-        if preset.aligned or preset.face_only:
-            landmarks = find_landmarks(
-                picture,
-                wishes.face_finder,
-                wishes.face_index,
-                wishes.face_landmarks,
-                wishes.bboxes,
-            ).to(picture.device)
-        within = None
-        if wishes.mask is not None:
-            within = latent_mask(wishes.mask.clone(), grid, source.shape[0])
-        refiner, window = assemble_refiner(
-            preset,
-            wishes.ensemble,
-            wishes.identity,
-            picture,
-            landmarks,
-            grid,
-            decode=lambda z: decoder(to_samples(z)),
-            decode_tiny=None if tiny is None else (lambda z: tiny(to_samples(z))),
-            perceptual=distance,
-            within=within,
-            on_step=stepped,
-        )
-    region = None if refiner.region is None else refiner.region.cpu()
-    acted = blending_mask(region, window, grid)[:, 0]
-    return _Prepared(refiner, window, acted, [decoder.module, *networks], first, _iterates(preset))
-
-
-@lru_cache(maxsize=1)
-def _vgg19(path: str) -> VGG19Features:
-    with host.ordinary_tensors():
-        return vgg19_relu3_4(path)
-
-
-def _perceptual(
-    choice: str, decoder: host.PictureDecoder, tiny: host.PictureDecoder | None
-) -> tuple[PerceptualDistance, torch.nn.Module | None]:
-    """The perceptual distance, and its network where the host has to load one."""
-    path = folders.installed("vgg19")
-    if choice == "vgg19" or (choice == "auto" and path is not None):
-        network = _vgg19(str(path or folders.required("vgg19")))
-        return feature_distance(network), network
-    for candidate in (decoder, tiny):
-        features = None if candidate is None else candidate.features()
-        if features is not None:
-            return feature_distance(features), None
-    raise FluxGuardError(
-        "The visible difference needs VGG19 (vgg19-dcbb9e9d.pth in models/fluxguard/perceptual; fluxguard models "
-        "download vgg19), or a TAESD-layout VAE such as taef1 connected to tiny_vae."
-    )
-
-
-def _told(result: Protection, wishes: _Wishes) -> str:
+def _told(result: Protection, wishes: Wishes) -> str:
     """The log in words: the last iterate of every interval."""
     last = {entry.interval: entry for entry in result.log}
     lines = [f"Preset {wishes.preset.name}, identity {wishes.identity.kind}"]

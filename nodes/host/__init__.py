@@ -1,0 +1,59 @@
+"""The one place that touches ComfyUI's inside; the nodes know only the names below.
+
+Only clones are ever changed, and only through public hooks: patches on attention, wrappers and functions
+after guidance.
+"""
+
+from __future__ import annotations
+
+from .decoders import (
+    PictureDecoder,
+    load_together,
+    managed,
+    picture_decoder,
+    to_memory,
+    with_models,
+    working_device,
+)
+from .field import HostField, with_field
+from .flux import (
+    check_conditioning,
+    flux_layout,
+    picture_latent,
+    placed,
+    to_latent,
+    to_model_space,
+    with_guidance,
+)
+from .guards import edit_patches
+from .patches import fuse_velocities, inject_values
+from .progress import Progress, latent_preview, ordinary_tensors, picture_preview
+from .sampling import TrajectoryNoise, flow_sampler
+
+__all__ = [
+    "HostField",
+    "PictureDecoder",
+    "Progress",
+    "TrajectoryNoise",
+    "check_conditioning",
+    "edit_patches",
+    "flow_sampler",
+    "flux_layout",
+    "fuse_velocities",
+    "inject_values",
+    "latent_preview",
+    "load_together",
+    "managed",
+    "ordinary_tensors",
+    "picture_decoder",
+    "picture_latent",
+    "picture_preview",
+    "placed",
+    "to_latent",
+    "to_memory",
+    "to_model_space",
+    "with_field",
+    "with_guidance",
+    "with_models",
+    "working_device",
+]

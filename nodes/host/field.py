@@ -1,0 +1,143 @@
+"""A MODEL with a CONDITIONING as a velocity field of the engine, through wrappers on a clone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import comfy.model_management as memory
+import comfy.samplers
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...fluxguard_core.errors import FluxGuardError
+from ...fluxguard_core.flow import SOLVERS, Block, Layout, SolverName, ValueTap
+from .flux import Conditioning, Model, flux_layout
+
+Result = TypeVar("Result")
+
+KEY = "fluxguard"
+# In transformer_options: how many evaluations an interval the sampler makes.
+STAGES = "fluxguard_stages"
+
+
+@dataclass(eq=False)
+class _Probe:
+    """What the inversion hears of one evaluation: the raw network output, and attention values."""
+
+    tap: ValueTap | None = None
+    output: Tensor | None = None
+    calls: int = 0
+
+    def network(self, executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.output = executor(*args, **kwargs)
+        self.calls += 1
+        return self.output
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> dict[str, Tensor]:
+        if self.tap is None:
+            return {}
+        replaced = tapped(self.tap, v, options.get("extra_options") or {})
+        return {} if replaced is None else {"v": replaced}
+
+
+def tapped(tap: ValueTap, v: Tensor, options: dict[str, Any]) -> Tensor | None:
+    """Show values [B, heads, T, D] to a tap, which sees them as [B, T, heads · D]."""
+    if options.get("reference_image_num_tokens"):
+        raise FluxGuardError(
+            "Attention values cannot be kept or injected beside reference latents (Kontext). Take the reference "
+            "latents out of the conditioning."
+        )
+    block = Block(options["block_type"], options["block_index"])
+    values = v.transpose(1, 2).flatten(2)
+    replaced = tap(block, values, options["img_slice"][0])
+    if replaced is None:
+        return None
+    return replaced.unflatten(2, (v.shape[1], v.shape[3])).transpose(1, 2).to(v.dtype)
+
+
+@dataclass(eq=False)
+class HostField:
+    """Velocity of a MODEL at a CONDITIONING, inside a running guider.
+
+    ``raw`` takes the network's own output (inversion, also at σ = 0); otherwise the velocity is what is
+    left after every patch on the MODEL, so that the edit's patches and other packs' have their say.
+    """
+
+    layout: Layout
+    predict: Callable[..., Tensor]
+    options: dict[str, Any]
+    probe: _Probe
+    raw: bool
+
+    def __call__(self, latent: Tensor, sigma: float, tap: ValueTap | None = None) -> Tensor:
+        memory.throw_exception_if_processing_interrupted()
+        self.probe.tap, self.probe.output, self.probe.calls = tap, None, 0
+        levels = latent.new_full((latent.shape[0],), sigma)
+        denoised = self.predict(latent, levels, model_options=self.options, seed=None)
+        output = self.probe.output
+        if self.probe.calls != 1 or output is None:
+            raise FluxGuardError(
+                f"The transformer ran {self.probe.calls} times where once was expected. A step-skipping cache "
+                "(TeaCache, EasyCache ...) or a replaced transformer is at work on this MODEL: switch it off."
+            )
+        return output.float() if self.raw else (latent - denoised) / sigma
+
+
+class EngineSampler(comfy.samplers.Sampler):
+    """Hands the guider's model to the engine, past the samplers' own noise scaling (0 / 0 at σ = 1)."""
+
+    def __init__(self, work: Callable[[Any, dict[str, Any]], Tensor]) -> None:
+        self.work = work
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+        **_: Any,
+    ) -> Tensor:
+        return self.work(model_wrap, extra_args["model_options"])
+
+
+def with_field(
+    model: Model,
+    conditioning: Conditioning,
+    work: Callable[[HostField], Result],
+    *,
+    shape: torch.Size,
+    sigmas: Tensor,
+    solver: SolverName,
+    raw: bool = False,
+) -> Result:
+    """Run the engine on a MODEL: the host loads it, and takes it down again afterwards.
+
+    Args:
+        work: what to do with the field.
+        shape: largest latent batch it will see, for the host's memory estimate.
+        raw: the field is the bare network, and shows attention values.
+    """
+    layout, probe = flux_layout(model), _Probe()
+    patched = model.clone()
+    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, probe.network)
+    if raw:
+        patched.set_model_attn1_patch(probe.attention)
+    results: list[Result] = []
+
+    def run(model_wrap: Any, options: dict[str, Any]) -> Tensor:
+        options.setdefault("transformer_options", {})[STAGES] = SOLVERS[solver].stages
+        results.append(work(HostField(layout, model_wrap, options, probe, raw)))
+        return torch.zeros(shape, device=patched.load_device)
+
+    guider = comfy.samplers.CFGGuider(patched)
+    guider.inner_set_conds({"positive": conditioning})
+    empty = torch.zeros(shape)
+    guider.sample(empty, empty, EngineSampler(run), sigmas.float(), disable_pbar=True, seed=0)
+    return results[0]

@@ -1,0 +1,112 @@
+"""What of the host's wires FluxGuard can read: FLUX.1 MODELs, plain conditionings, latents of pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import comfy.model_base
+import comfy.model_management as memory
+import torch
+from torch import Tensor
+
+from ...fluxguard_core.errors import FluxGuardError
+from ...fluxguard_core.flow import Layout, Trajectory
+
+Model = Any  # comfy.model_patcher.ModelPatcher, which is untyped
+Conditioning = Any  # list of [tensor, dictionary]
+
+_CHANNELS = 16
+_FOREIGN_MODELS = ("Flux2", "LongCatImage")
+_UNSUPPORTED = {
+    "control": "a ControlNet",
+    "reference_latents": "reference latents (Kontext)",
+    "area": "an area",
+    "mask": "a mask",
+    "gligen": "GLIGEN boxes",
+    "start_percent": "a timestep range",
+    "end_percent": "a timestep range",
+}
+
+
+def flux_layout(model: Model) -> Layout:
+    """The shape of a MODEL's transformer; FluxGuardError for anything but FLUX.1."""
+    base = model.model
+    foreign = [getattr(comfy.model_base, name, ()) for name in _FOREIGN_MODELS]
+    network = getattr(base, "diffusion_model", None)
+    known = isinstance(base, comfy.model_base.Flux) and not any(
+        kind and isinstance(base, kind) for kind in foreign
+    )
+    if not known or not hasattr(network, "single_blocks") or not hasattr(network, "params"):
+        raise FluxGuardError(
+            f"Expected a FLUX.1 MODEL, got {type(base).__name__} ({type(network).__name__}). Load flux1-dev, "
+            "schnell or a finetune of them with Load Diffusion Model; replaced transformers do not work."
+        )
+    params = network.params
+    if params.in_channels != _CHANNELS:
+        raise FluxGuardError(
+            f"This FLUX takes {params.in_channels} latent channels, expected {_CHANNELS}: a Fill, Canny or Depth "
+            "model. Load flux1-dev or a finetune of it."
+        )
+    return Layout(
+        model="flux" if params.guidance_embed else "flux without guidance",
+        double_blocks=len(network.double_blocks),
+        single_blocks=len(network.single_blocks),
+        width=params.hidden_size,
+    )
+
+
+def with_guidance(conditioning: Conditioning, guidance: float) -> Conditioning:
+    """A copy of the conditioning with a FLUX guidance value."""
+    return [[context, {**options, "guidance": guidance}] for context, options in conditioning]
+
+
+def check_conditioning(conditioning: Conditioning, role: str) -> None:
+    """Refuse conditionings whose effect could not be retraced."""
+    if len(conditioning) != 1:
+        raise FluxGuardError(
+            f"The {role} holds {len(conditioning)} conditionings, expected one. Describe the picture in a single "
+            "prompt, without Conditioning Combine."
+        )
+    options = conditioning[0][1]
+    for name, what in _UNSUPPORTED.items():
+        if options.get(name) is not None:
+            raise FluxGuardError(
+                f"The {role} carries {what}, which cannot be retraced. Connect the plain prompt here, and use the "
+                "extra in the stock sampler graph."
+            )
+
+
+def picture_latent(latent: dict[str, Any]) -> Tensor:
+    """The samples of a LATENT that FLUX can read, without its noise mask (which would corrupt the flow)."""
+    samples = latent["samples"]
+    if getattr(samples, "is_nested", False) or samples.ndim != 4 or samples.shape[1] != _CHANNELS:
+        raise FluxGuardError(
+            f"Expected a FLUX latent [batch, {_CHANNELS}, height, width], got {list(samples.shape)}. Encode the "
+            "picture with VAE Encode and FLUX's VAE (ae.safetensors)."
+        )
+    if not bool(samples.any()):
+        raise FluxGuardError(
+            "The latent is empty, so there is nothing to invert. Encode a picture with VAE Encode."
+        )
+    return samples
+
+
+def to_model_space(model: Model, samples: Tensor) -> Tensor:
+    """Host latent -> what the transformer sees, float32 on its device."""
+    return model.model.process_latent_in(samples.to(model.load_device, torch.float32))
+
+
+def to_latent(model: Model, latent: Tensor) -> dict[str, Any]:
+    """Model-space latent -> LATENT."""
+    samples = model.model.process_latent_out(latent.detach().float())
+    return {"samples": samples.to(memory.intermediate_device())}
+
+
+def placed(trajectory: Trajectory, device: torch.device) -> Trajectory:
+    """The trajectory with its two latents on a device; its records stay where they are."""
+    return replace(
+        trajectory,
+        source=trajectory.source.to(device),
+        terminal=trajectory.terminal.to(device),
+    )

@@ -1,0 +1,131 @@
+"""Before a protection: everything loaded, the person looked at once, the refiner built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ..fluxguard_core.errors import FluxGuardError
+from ..fluxguard_core.protect.assemble import assemble_refiner, blending_mask
+from ..fluxguard_core.protect.perceptual import (
+    PerceptualDistance,
+    VGG19Features,
+    feature_distance,
+    vgg19_relu3_4,
+)
+from ..fluxguard_core.protect.presets import Preset
+from ..fluxguard_core.protect.refiner import Refiner, RefinerStep
+from ..fluxguard_core.protect.region import Window
+from . import folders, host
+from .faces import find_landmarks
+from .protection_inputs import Wishes
+from .wires import latent_mask
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A refiner ready to run, and what the host has to load for it."""
+
+    refiner: Refiner
+    window: Window | None
+    region: Tensor
+    networks: Sequence[torch.nn.Module]
+    first: int
+    iterates: int
+
+    def done(self, attacked: int, generated: int) -> int:
+        """Progress in all: intervals generated, and iterates of the attacked ones before."""
+        return generated + max(0, attacked - 1) * self.iterates
+
+
+def iterates_of(preset: Preset) -> int:
+    return preset.refiner.steps + preset.refiner.keep_best
+
+
+def prepare(
+    wishes: Wishes,
+    decoder: host.PictureDecoder,
+    source: Tensor,
+    to_samples: Callable[[Tensor], Tensor],
+    progress: host.Progress,
+    intervals: int,
+) -> Prepared:
+    """Load everything, look at the person once, and build the refiner.
+
+    Args:
+        source: latent of the person's picture, in the space that is refined.
+        to_samples: from that space to what the VAE decodes.
+        intervals: of the generation that the refiner accompanies; 0 where there is none.
+    """
+    preset, grid = wishes.preset, (source.shape[-2], source.shape[-1])
+    tiny = None if wishes.tiny_vae is None else host.picture_decoder(wishes.tiny_vae)
+    distance, network = _perceptual(wishes.perceptual, decoder, tiny)
+    networks = [encoder.network for encoder in wishes.ensemble.attacked]
+    networks += [extra for extra in (network, tiny and tiny.module) if extra is not None]
+    host.load_together(decoder, networks, to_samples(source).shape)
+    first = intervals - preset.attacked if intervals else 0
+
+    def stepped(entry: RefinerStep, picture: Tensor) -> None:
+        before = (entry.interval - first) * iterates_of(preset)
+        progress(
+            min(entry.interval + 1, intervals) + before + entry.step, host.picture_preview(picture)
+        )
+
+    with host.ordinary_tensors():
+        picture = decoder(to_samples(source.clone()))
+        landmarks = None
+        if preset.aligned or preset.face_only:
+            landmarks = find_landmarks(
+                picture,
+                wishes.face_finder,
+                wishes.face_index,
+                wishes.face_landmarks,
+                wishes.bboxes,
+            ).to(picture.device)
+        within = None
+        if wishes.mask is not None:
+            within = latent_mask(wishes.mask.clone(), grid, source.shape[0])
+        refiner, window = assemble_refiner(
+            preset,
+            wishes.ensemble,
+            wishes.identity,
+            picture,
+            landmarks,
+            grid,
+            decode=lambda z: decoder(to_samples(z)),
+            decode_tiny=None if tiny is None else (lambda z: tiny(to_samples(z))),
+            perceptual=distance,
+            within=within,
+            on_step=stepped,
+        )
+    region = None if refiner.region is None else refiner.region.cpu()
+    acted = blending_mask(region, window, grid)[:, 0]
+    return Prepared(refiner, window, acted, [decoder.module, *networks], first, iterates_of(preset))
+
+
+@lru_cache(maxsize=1)
+def _vgg19(path: str) -> VGG19Features:
+    with host.ordinary_tensors():
+        return vgg19_relu3_4(path)
+
+
+def _perceptual(
+    choice: str, decoder: host.PictureDecoder, tiny: host.PictureDecoder | None
+) -> tuple[PerceptualDistance, torch.nn.Module | None]:
+    """The perceptual distance, and its network where the host has to load one."""
+    path = folders.installed("vgg19")
+    if choice == "vgg19" or (choice == "auto" and path is not None):
+        network = _vgg19(str(path or folders.required("vgg19")))
+        return feature_distance(network), network
+    for candidate in (decoder, tiny):
+        features = None if candidate is None else candidate.features()
+        if features is not None:
+            return feature_distance(features), None
+    raise FluxGuardError(
+        "The visible difference needs VGG19 (vgg19-dcbb9e9d.pth in models/fluxguard/perceptual; fluxguard models "
+        "download vgg19), or a TAESD-layout VAE such as taef1 connected to tiny_vae."
+    )

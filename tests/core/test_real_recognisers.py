@@ -111,9 +111,8 @@ def test_ir152_and_an_onnx_recogniser_calibrated_by_the_user(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     onnx = str(iresnet(tmp_path / "recogniser.onnx", 64, (3, 4, 14, 3), 112, 512))
     ir152 = str(public_file(tmp_path / "anything.bin", "ir152"))
-    photo = portrait(tmp_path / "alone.png")
-    first = ["protect", str(photo), "--prompt", "a person wearing red lipstick", "-o", str(photo)]
-    assert main([*first, "--recogniser", onnx]) == 2  # before any work
+    first = ["protect", "missing.png", "--prompt", "a person wearing red lipstick", "-o", "out.png"]
+    assert main([*first, "--recogniser", onnx]) == 2  # before the photo is even opened
     assert "fluxguard calibrate" in capsys.readouterr().err
     strangers = tmp_path / "strangers"
     strangers.mkdir()

@@ -16,6 +16,7 @@ from . import folders, host
 from .wires import FaceLandmarksWire
 
 FINDERS = ("auto", "yunet", "miniature")
+WHICH = ("index", "largest", "all")
 
 
 def face_inputs() -> list[Any]:
@@ -46,6 +47,14 @@ def face_inputs() -> list[Any]:
             advanced=True,
             tooltip="Which of several faces, the first being 0.",
         ),
+        io.Combo.Input(
+            "which_face",
+            options=list(WHICH),
+            default="index",
+            optional=True,
+            advanced=True,
+            tooltip="Of several faces: the one numbered face_index, the largest, or all of them.",
+        ),
     ]
 
 
@@ -71,17 +80,8 @@ def mesh_landmarks(
     face_landmarks: dict[str, Any], size: tuple[int, int], index: int
 ) -> list[Tensor]:
     """One face mesh [478, 2] a picture, in the pixels of the encoded picture of ``size`` (height, width)."""
-    shift = _shift(tuple(face_landmarks["image_size"]), size)
-    meshes = []
-    for number, faces in enumerate(face_landmarks["frames"]):
-        if index >= len(faces):
-            raise FluxGuardError(
-                f"Picture {number} has {len(faces)} faces with landmarks, but face {index} was asked for. Lower "
-                "face_index, or lower the landmarker's min_confidence."
-            )
-        points = torch.as_tensor(faces[index]["landmarks_xy"], dtype=torch.float32)
-        meshes.append(points[:, :2] - shift)
-    return meshes
+    meshes = _meshes(face_landmarks, size)
+    return [_numbered(faces, index, number) for number, faces in enumerate(meshes)]
 
 
 def find_landmarks(
@@ -90,26 +90,71 @@ def find_landmarks(
     index: int,
     face_landmarks: dict[str, Any] | None,
     bboxes: Any,
+    which: str = "index",
 ) -> Tensor:
-    """Five points [B, 5, 2] of one face a picture [B, 3, H, W].
+    """Five points [B, 5, 2] of one face a picture [B, 3, H, W]; of all faces [faces · B, 5, 2].
 
-    Raises FluxGuardError where no face is found, saying what to connect.
+    Of all faces, each is followed through the batch before the next. Raises FluxGuardError where no face is
+    found, saying what to connect.
     """
     size, batch = (picture.shape[-2], picture.shape[-1]), picture.shape[0]
     if face_landmarks is not None:
-        points = [five_points(mesh) for mesh in mesh_landmarks(face_landmarks, size, index)]
+        seen = [list(map(five_points, faces)) for faces in _meshes(face_landmarks, size)]
     elif bboxes is not None:
-        points = [_box_points(faces, index, picture[0]) for faces in _frames(bboxes)]
+        seen = [[_in_box(box, picture[0]) for box in boxes] for boxes in _frames(bboxes)]
     else:
-        points = [_found(image, choice, index) for image in picture]
-    if len(points) not in (1, batch):
+        seen = [_found(image, choice) for image in picture]
+    if len(seen) not in (1, batch):
         raise FluxGuardError(
-            f"Faces of {len(points)} pictures came for {batch} pictures. Detect them on the same batch."
+            f"Faces of {len(seen)} pictures came for {batch} pictures. Detect them on the same batch."
         )
+    if which == "all":
+        return _everyone(seen, batch)
+    if which == "largest":
+        chosen = [max(faces, key=_spread) for faces in seen if faces]
+        if len(chosen) == len(seen):
+            return torch.stack(chosen).float().cpu()
+    points = [_numbered(faces, index, number) for number, faces in enumerate(seen)]
     return torch.stack(points).float().cpu()
 
 
-def _found(image: Tensor, choice: str, index: int) -> Tensor:
+def _everyone(seen: list[list[Tensor]], batch: int) -> Tensor:
+    counts = sorted({len(faces) for faces in seen})
+    if counts == [0] or len(counts) > 1:
+        raise FluxGuardError(
+            f"All faces are to be protected, but the pictures have {' and '.join(map(str, counts))} of them; expected "
+            "the same number in each, and at least one. Protect such pictures one by one."
+        )
+    every = torch.stack([torch.stack(faces) for faces in seen]).float().cpu()
+    return every.expand(batch, -1, -1, -1).transpose(0, 1).flatten(0, 1)
+
+
+def _spread(points: Tensor) -> float:
+    """How large a face is."""
+    return float((points - points.mean(0)).norm())
+
+
+def _numbered(faces: list[Tensor], index: int, number: int) -> Tensor:
+    if index >= len(faces):
+        raise FluxGuardError(
+            f"Picture {number} has {len(faces)} faces, but face {index} was asked for. Use a picture with a larger, "
+            "unobstructed face, lower face_index, or let the detector find more."
+        )
+    return faces[index]
+
+
+def _meshes(face_landmarks: dict[str, Any], size: tuple[int, int]) -> list[list[Tensor]]:
+    shift = _shift(tuple(face_landmarks["image_size"]), size)
+    return [
+        [
+            torch.as_tensor(face["landmarks_xy"], dtype=torch.float32)[:, :2] - shift
+            for face in faces
+        ]
+        for faces in face_landmarks["frames"]
+    ]
+
+
+def _found(image: Tensor, choice: str) -> list[Tensor]:
     find = face_finder(choice)
     if find is None:
         raise FluxGuardError(
@@ -117,23 +162,11 @@ def _found(image: Tensor, choice: str, index: int) -> Tensor:
             "(fluxguard models download yunet)."
         )
     faces = find(image.detach().float().cpu())
-    if index >= len(faces) or faces[index].landmarks is None:
-        raise FluxGuardError(
-            f"{len(faces)} faces were found in the picture, but face {index} was asked for. Use a picture with a "
-            "larger, unobstructed face, lower face_index, or connect landmarks."
-        )
-    landmarks = faces[index].landmarks
-    assert landmarks is not None
-    return landmarks
+    return [face.landmarks for face in faces if face.landmarks is not None]
 
 
-def _box_points(faces: list[dict[str, Any]], index: int, image: Tensor) -> Tensor:
-    if index >= len(faces):
-        raise FluxGuardError(
-            f"{len(faces)} boxes came, but face {index} was asked for. Lower face_index, or let the detector find "
-            "more faces."
-        )
-    x, y, width, height = (float(faces[index][key]) for key in ("x", "y", "width", "height"))
+def _in_box(box: dict[str, Any], image: Tensor) -> Tensor:
+    x, y, width, height = (float(box[key]) for key in ("x", "y", "width", "height"))
     landmarks = typed_box((x, y, x + width, y + height))(image)[0].landmarks
     assert landmarks is not None
     return landmarks

@@ -45,6 +45,12 @@ def recogniser_choices() -> list[str]:
     return [*built_in, *known, *_own_files({entry.file for entry in entries})]
 
 
+def is_built_in(choice: str) -> bool:
+    """Whether a recogniser chosen in the list is part of the package."""
+    built_in = (entry for entry in load_manifest().entries if entry.package_path is not None)
+    return choice in {name for entry in built_in for name in (entry.id, _short(entry))}
+
+
 def recogniser_file(choice: str) -> Path:
     """The file of a recogniser chosen in the list."""
     for entry in load_manifest().entries:

@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
+import comfy.model_management as memory
 from comfy_api.latest import io
 
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.recognition import Ensemble, FaceEncoder, photo, synthetic, untargeted
+from ..fluxguard_core.recognition.encoder import Colour
 from ..fluxguard_core.recognition.identity import EXPLANATIONS
 from ..fluxguard_core.recognition.loading import load_encoder
+from ..fluxguard_core.recognition.thresholds import thresholds_path
 from . import folders, host
 from .wires import CATEGORY, EnsembleWire, IdentityWire, to_picture
 
+COLOURS = ("published", *get_args(Colour))
+
 
 @lru_cache(maxsize=16)
-def _encoder(path: str, stamp: int, name: str) -> FaceEncoder:
+def _encoder(path: str, stamp: tuple[int, ...], name: str, colour: Colour | None) -> FaceEncoder:
     del stamp  # a replaced file is another recogniser
     with host.ordinary_tensors():
-        return load_encoder(path, name=name)
+        return load_encoder(path, name=name, colour=colour)
 
 
-def recogniser(choice: str) -> FaceEncoder:
+def recogniser(choice: str, colour: Colour | None = None) -> FaceEncoder:
     """A recogniser chosen in the list, loaded once, in the format that gradients need."""
     path = folders.recogniser_file(choice)
-    encoder = _encoder(str(path), path.stat().st_mtime_ns, choice)
+    return _encoder(str(path), _stamp(path), choice, colour)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """When a recogniser's file and its calibration were written."""
+    files = (path, thresholds_path(path))
+    return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+
+
+def _attackable(encoder: FaceEncoder) -> FaceEncoder:
     if not encoder.thresholds:
         raise FluxGuardError(
-            f"{choice} has no threshold, so nobody could tell when it no longer recognises the face. Measure one "
-            "with: fluxguard calibrate"
+            f"{encoder.name} has no threshold, so nobody could tell when it no longer recognises the face. Measure "
+            "one with: fluxguard calibrate"
         )
     return encoder
+
+
+def load_recognisers(ensemble: Ensemble) -> None:
+    """Bring every recogniser to the device, for measuring; the host makes the room."""
+    memory.load_models_gpu([host.managed(network) for network in ensemble.networks])
 
 
 class FREnsembleLoader(io.ComfyNode):
@@ -64,6 +84,14 @@ class FREnsembleLoader(io.ComfyNode):
                     advanced=True,
                     tooltip="How their losses are joined: the mean, or leaning on the hardest one.",
                 ),
+                io.Combo.Input(
+                    "colour",
+                    options=list(COLOURS),
+                    default="published",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Channel order that your own files are fed. published: as their publishers or your calibration say. both: RGB and BGR averaged, where it is in doubt.",
+                ),
             ],
             outputs=[
                 EnsembleWire.Output(
@@ -73,7 +101,17 @@ class FREnsembleLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, attacked: Any, held_out: Any, weighting: Any) -> io.NodeOutput:
+    def fingerprint_inputs(
+        cls, attacked: Any, held_out: Any, weighting: Any, colour: str = "published"
+    ) -> Any:
+        """A file or a calibration that was replaced makes another ensemble."""
+        del weighting, colour
+        return [_written(name) for name in (*_names(attacked), *_names(held_out))]
+
+    @classmethod
+    def execute(
+        cls, attacked: Any, held_out: Any, weighting: Any, colour: str = "published"
+    ) -> io.NodeOutput:
         attacked, held_out = _names(attacked), _names(held_out)
         both = sorted(set(attacked) & set(held_out))
         if both or not attacked:
@@ -83,12 +121,25 @@ class FREnsembleLoader(io.ComfyNode):
                 if both
                 else "Choose at least one recogniser to protect against."
             )
+        order: Any = None if colour == "published" else colour
         ensemble = Ensemble(
-            tuple(recogniser(name) for name in attacked),
-            tuple(recogniser(name) for name in held_out),
+            tuple(_attackable(_read(name, order)) for name in attacked),
+            tuple(_read(name, order) for name in held_out),
             weighting,
         )
         return io.NodeOutput(ensemble)
+
+
+def _read(name: str, colour: Colour | None) -> FaceEncoder:
+    """Built-in recognisers keep their channel order, which is known."""
+    return recogniser(name, None if folders.is_built_in(name) else colour)
+
+
+def _written(name: str) -> tuple[int, ...] | None:
+    try:
+        return _stamp(folders.recogniser_file(name))
+    except FluxGuardError:
+        return None  # the run itself says what is missing
 
 
 def _names(chosen: Any) -> list[str]:
@@ -164,5 +215,5 @@ def _around_faces(pictures: Any, choice: str) -> Any:
     from ..fluxguard_core.recognition import align
     from .faces import find_landmarks
 
-    landmarks = find_landmarks(pictures, choice, 0, None, None)
+    landmarks = find_landmarks(pictures, choice, 0, None, None, "largest")
     return align(pictures, landmarks, 224)

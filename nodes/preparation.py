@@ -85,6 +85,7 @@ def prepare(
                 wishes.face_index,
                 wishes.face_landmarks,
                 wishes.bboxes,
+                wishes.which_face,
             ).to(picture.device)
         within = None
         if wishes.mask is not None:

@@ -129,6 +129,7 @@ class Wishes:
     perceptual: str
     face_finder: str
     face_index: int
+    which_face: str
     face_landmarks: dict[str, Any] | None
     bboxes: Any
     mask: Tensor | None
@@ -140,6 +141,7 @@ def wishes_of(given: dict[str, Any]) -> Wishes:
     optional = ("face_landmarks", "bboxes", "mask", "tiny_vae")
     return Wishes(
         preset=_preset(given),
+        which_face=given.get("which_face", "index"),
         **{name: given[name] for name in names},
         **{name: given.get(name) for name in optional},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,10 +11,13 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
-from ..fluxguard_core.evaluate import Pictures, Report, Shot, chart, measure, quality
-from ..fluxguard_core.recognition import Ensemble
+from ..fluxguard_core.evaluate import Pictures, Recognition, Report, Shot, chart, measure, quality
+from ..fluxguard_core.recognition import Ensemble, choose
+from ..fluxguard_core.recognition.detectors import face_from_points
+from ..fluxguard_core.recognition.faces import nearest
 from . import host
 from .faces import face_finder, face_inputs, find_landmarks
+from .people import load_recognisers
 from .wires import CATEGORY, EnsembleWire, to_image, to_picture
 
 
@@ -59,6 +63,7 @@ class PrivacyReport(io.ComfyNode):
         ensemble: Ensemble,
         face_finder: str,
         face_index: int,
+        which_face: str = "index",
         second_photo: Tensor | None = None,
         face_landmarks: dict[str, Any] | None = None,
         bboxes: Any = None,
@@ -66,15 +71,17 @@ class PrivacyReport(io.ComfyNode):
         with host.ordinary_tensors():
             pictures = [to_picture(image).cpu().clone() for image in (original, edited, protected)]
             _alike(pictures)
-            landmarks = find_landmarks(pictures[0], face_finder, face_index, face_landmarks, bboxes)
+            landmarks = find_landmarks(
+                pictures[0], face_finder, face_index, face_landmarks, bboxes, which_face
+            )
             second = None
             if second_photo is not None:
                 second = _shot(to_picture(second_photo).cpu().clone()[:1], None, face_finder)
             reports, pages = [], []
-            host.to_memory([encoder.network for encoder in ensemble.members])
+            load_recognisers(ensemble)
             progress = host.Progress(len(pictures[0]))
             for i in range(len(pictures[0])):
-                points = landmarks[min(i, len(landmarks) - 1)]
+                points = landmarks if len(landmarks) == 1 else landmarks[i :: len(pictures[0])]
                 report, shown = _measured(
                     ensemble, [p[i : i + 1] for p in pictures], points, second, face_finder
                 )
@@ -98,10 +105,16 @@ def _alike(pictures: list[Tensor]) -> None:
 
 
 def _shot(picture: Tensor, fallback: Tensor | None, choice: str) -> Shot:
-    """A picture with its landmarks found anew where a detector is at hand, as a stranger would meet it."""
+    """A picture with its landmarks found anew where a detector is at hand, as a stranger would meet it.
+
+    A face that is no longer found is looked at where it was; without one the largest counts.
+    """
     find = face_finder(choice)
     faces = [] if find is None else find(picture[0])
-    return Shot(picture, faces[0].landmarks if faces else fallback)
+    if fallback is None:
+        return Shot(picture, choose(faces, "largest")[0].landmarks if faces else None)
+    met = nearest(faces, face_from_points(fallback))
+    return Shot(picture, fallback if met is None else met.landmarks)
 
 
 def _measured(
@@ -111,11 +124,19 @@ def _measured(
     second: Shot | None,
     choice: str,
 ) -> tuple[Report, Pictures]:
+    """The report of one picture, on every protected face [faces, 5, 2]; of several, named by number."""
     original, edited, protected = pictures
-    shots = [Shot(original, landmarks)]
-    shots += [_shot(picture, landmarks, choice) for picture in (edited, protected)]
+    recognisers: list[Recognition] = []
+    for number, points in enumerate(landmarks):
+        shots = [Shot(original, points)]
+        shots += [_shot(picture, points, choice) for picture in (edited, protected)]
+        several = len(landmarks) > 1
+        recognisers += (
+            replace(result, name=f"{result.name}, face {number}") if several else result
+            for result in measure(ensemble, *shots, second=second)
+        )
     report = Report(
-        recognisers=measure(ensemble, *shots, second=second),
+        recognisers=tuple(recognisers),
         edit=quality(edited, original),
         protection=quality(protected, edited),
         size=(original.shape[-2], original.shape[-1]),

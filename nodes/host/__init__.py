@@ -11,7 +11,6 @@ from .decoders import (
     load_together,
     managed,
     picture_decoder,
-    to_memory,
     with_models,
     working_device,
 )
@@ -50,7 +49,6 @@ __all__ = [
     "picture_preview",
     "placed",
     "to_latent",
-    "to_memory",
     "to_model_space",
     "with_field",
     "with_guidance",

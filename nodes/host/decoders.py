@@ -128,13 +128,6 @@ def with_models(model: Model, networks: Sequence[nn.Module]) -> Model:
     return patched
 
 
-def to_memory(networks: Sequence[nn.Module]) -> None:
-    """Give the device back: networks that measure on the CPU leave it first."""
-    for network in networks:
-        if network in _patchers:
-            memory.unload_model_and_clones(_patchers[network])
-
-
 def working_device() -> torch.device:
     """Where the host computes."""
     return memory.get_torch_device()

@@ -39,17 +39,30 @@ def guarded_clone(model: Model, trajectory: Trajectory, name: str) -> Model:
             _check_start(name, model, trajectory, noise, latent, float(sigmas[0]))
         return executor(*args, **kwargs)
 
-    def sample(executor: Callable[..., Any], guider: Any, sigmas: Tensor, *args: Any) -> Any:
-        if not isinstance(executor.class_obj, EngineSampler):
-            _check_sampler(name, executor.class_obj, guider, args[2], sigmas)
-        # A copy, since the host's UniPC writes into what it is given.
-        return executor(guider, sigmas.clone(), *args)
-
     # One key a patch, so that stacked patches keep a guard each.
     key = f"{KEY}.{len(names)}"
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, start)
-    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, sample)
+    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, _sampler_guard(name))
     return patched
+
+
+def _sampler_guard(name: str) -> Callable[..., Any]:
+    def sample(
+        executor: Any,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        if not isinstance(executor.class_obj, EngineSampler):
+            _check_sampler(name, executor.class_obj, model_wrap, noise, sigmas)
+        # A copy, since the host's UniPC writes into what it is given.
+        return executor(model_wrap, sigmas.clone(), extra_args, callback, noise, *args, **kwargs)
+
+    return sample
 
 
 def _check_run(

@@ -1,5 +1,6 @@
 // Opens workflows in ComfyUI's real front end: exports them in API format, takes screenshots, queues one.
-// Usage: node export.mjs URL CHROMIUM OUT [--run NAME]; reads {name: workflow} as JSON from standard input.
+// Usage: node export.mjs URL CHROMIUM OUT [--run NAME]; reads {name: workflow} as JSON from standard input. A workflow's
+// extra.typed is what a person types into its subgraph node's widgets, in their order; null leaves one as it is.
 import { readFileSync, writeFileSync, mkdirSync } from "node:fs";
 import { createRequire } from "node:module";
 
@@ -13,7 +14,7 @@ const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "
 const page = await browser.newPage({ viewport: { width: 1900, height: 1000 } });
 const problems = [];
 page.on("pageerror", (error) => problems.push(String(error)));
-await page.goto(url);
+await page.goto(url, { timeout: 120000 });
 await page.waitForFunction(() => window.app?.graph && window.app?.canvas, null, { timeout: 120000 });
 await page.waitForTimeout(3000);
 await page.keyboard.press("Escape"); // the template dialog of a first visit
@@ -23,15 +24,22 @@ const results = {};
 for (const [name, workflow] of Object.entries(workflows)) {
   await page.evaluate(async (graph) => { await window.app.loadGraphData(graph); }, workflow);
   await page.waitForTimeout(1200);
-  const state = await page.evaluate(async () => {
+  const state = await page.evaluate(async (typed) => {
+    const shown = window.app.graph.nodes.find((node) => node.isSubgraphNode?.());
+    const widgets = (shown?.widgets ?? []).map((widget) => widget.label ?? widget.name);
+    typed.forEach((value, i) => {
+      if (value === null) return;
+      shown.widgets[i].value = value;
+      shown.widgets[i].callback?.(value);
+    });
     const prompt = await window.app.graphToPrompt();
     const dialogs = [...document.querySelectorAll("[role=dialog]")]
       .filter((element) => element.offsetParent !== null || element.getClientRects().length)
       .map((element) => element.innerText);
     const missing = window.app.graph.nodes.filter((node) => node.has_errors && !node.constructor.nodeData
       && !["Note", "MarkdownNote", "Reroute"].includes(node.type)).map((node) => node.type);
-    return { output: prompt.output, workflow: prompt.workflow, dialogs, missing };
-  });
+    return { output: prompt.output, workflow: prompt.workflow, dialogs, missing, widgets };
+  }, workflow.extra?.typed ?? []);
   results[name] = state;
   await page.keyboard.press("Escape");
   await page.waitForTimeout(300);

@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+from fluxguard_core.mini.faces import classify_attributes
+from fluxguard_core.mini.portrait_spec import random_spec
+from fluxguard_core.mini.renderer import render_batch
 from fluxguard_core.mini.world import weights_path
 
 from ..host.conftest import prepare
+from ..host.miniature import assert_protected, pictures
 from ..host.server import PACK, Server, host_path, host_python, running
+from .wired import SEED, wired
 
 WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
 BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
@@ -62,6 +68,7 @@ def seen(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """What the front end made of every workflow; one of them has been run."""
     out = Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     graphs = {path.stem: json.loads(path.read_text("utf-8")) for path in [*WORKFLOWS, *BLUEPRINTS]}
+    graphs |= {f"wired {path.stem}": wired(server, path.stem) for path in BLUEPRINTS}
     node, chromium = shutil.which("node"), _chromium()
     assert node is not None and chromium is not None
     command = [node, str(_EXPORT), server.url, chromium, str(out)]
@@ -73,7 +80,7 @@ def seen(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         text=True,
         capture_output=True,
         cwd=_EXPORT.parent,
-        timeout=400,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -108,3 +115,28 @@ def test_a_workflow_runs_from_the_browser(seen: dict[str, Any]) -> None:
     if not weights_path("flux").is_file():
         pytest.skip("the miniature's weights are not shipped yet")
     assert (seen["folder"] / "mini-edit-only-result.png").stat().st_size > 20_000
+
+
+def run_blueprint(server: Server, seen: dict[str, Any], name: str) -> tuple[Tensor, Tensor]:
+    """What the front end made of a wired blueprint, run; the portrait and the saved picture."""
+    state = seen["results"][f"wired {name}"]
+    assert not state["dialogs"] and not state["missing"]
+    output = state["output"]
+    (save,) = [node for node, entry in output.items() if entry["class_type"] == "SaveImage"]
+    outcome = server.result(output)
+    return render_batch([random_spec(SEED)])[0], pictures(server, outcome, save)
+
+
+def test_the_blueprint_edits(server: Server, seen: dict[str, Any]) -> None:
+    """Edit face with text: the lips become red, and what is far from them stays."""
+    before, after = run_blueprint(server, seen, "Edit face with text")
+    assert classify_attributes(before)[0]["lipstick"] == "none"
+    assert classify_attributes(after)[0]["lipstick"] == "red"
+    assert float((before - after).abs()[..., :40, :].mean()) < 0.04
+
+
+def test_the_blueprint_protects(server: Server, seen: dict[str, Any]) -> None:
+    """Protect face: the attacked recognisers no longer match, and the corners keep their pixels."""
+    before, after = run_blueprint(server, seen, "Protect face")
+    assert_protected(before, before, after)
+    assert float((before - after).abs()[..., :8, :8].max()) < 1 / 255

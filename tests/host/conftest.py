@@ -52,3 +52,28 @@ def server(
     prepare(base)
     with running(*installation, base) as server:
         yield server
+
+
+def older_host() -> Path | None:
+    """The oldest supported ComfyUI, where it lies beside the other."""
+    newest = host_path()
+    older = None if newest is None else newest.with_name(f"{newest.name}-0.25")
+    return older if older is not None and (older / "main.py").is_file() else None
+
+
+@pytest.fixture(scope="session", params=["newest", "0.25"] if older_host() else ["newest"])
+def any_server(
+    request: pytest.FixtureRequest,
+    installation: tuple[Path, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    """One server after the other, where the oldest supported host lies beside the newest."""
+    if request.param == "newest":
+        yield request.getfixturevalue("server")
+        return
+    older = older_host()
+    assert older is not None
+    base = tmp_path_factory.mktemp("comfy025")
+    prepare(base)
+    with running(older, installation[1], base) as server:
+        yield server

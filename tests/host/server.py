@@ -71,7 +71,7 @@ class Server:
             raise Rejected(json.dumps(answer["node_errors"], indent=1))
         return str(answer["prompt_id"])
 
-    def wait(self, prompt_id: str, seconds: float = 180) -> Outcome:
+    def wait(self, prompt_id: str, seconds: float = 600) -> Outcome:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             history = self.get(f"/history/{prompt_id}")
@@ -82,11 +82,11 @@ class Server:
             time.sleep(0.05)
         raise TimeoutError(f"no result after {seconds} s:\n{self.log.read_text()[-2000:]}")
 
-    def run(self, graph: Graph, seconds: float = 180) -> Outcome:
+    def run(self, graph: Graph, seconds: float = 600) -> Outcome:
         """Queue a graph and wait for its end."""
         return self.wait(self.queue(graph), seconds)
 
-    def result(self, graph: Graph, seconds: float = 180) -> Outcome:
+    def result(self, graph: Graph, seconds: float = 600) -> Outcome:
         """As ``run``, but a failure is a failure of the test."""
         outcome = self.run(graph, seconds)
         assert outcome.error is None, f"{outcome.failed_node}: {outcome.error}"
@@ -176,7 +176,7 @@ def running(host: Path, python: Path, base: Path, *options: str) -> Iterator[Ser
             process.wait()
 
 
-def _await_start(server: Server, seconds: float = 120) -> None:
+def _await_start(server: Server, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if server.process.poll() is not None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from .conftest import prepare
 from .graphs import GoldenGraph, golden_run, relative_error, saved_latent
+from .miniature import assert_protected, find, graph_of, original, pictures
 from .server import Server, running
 
 EXACT = 1e-5
@@ -87,6 +88,23 @@ def test_fp8_weights(server: Server) -> None:
     node = exact.sample(exact.inject(exact.model))
     reference = saved_latent(server, server.result(exact.graph), node)
     assert 1e-4 < relative_error(saved_latent(server, outcome, edit), reference) < 0.5
+
+
+def test_quantised_layers_of_another_pack(any_server: Server) -> None:
+    """Linear layers that are no class of the host's, as GGUF loaders bring them, invert and edit."""
+    graph = GoldenGraph()
+    exact = graph.sample(graph.fuse(graph.inject(graph.model)))
+    quantised = graph.link("Probe_QuantisedLoader", unet_name="open_flux.safetensors")
+    graph.inversion = graph.invert(quantised)
+    edit = graph.sample(graph.fuse(graph.inject(quantised)))
+    kept = graph.sample(graph.fuse(quantised, times=1e-30))
+    outcome = any_server.result(graph.graph)
+    source = golden_run(any_server)["latent"]
+    assert relative_error(saved_latent(any_server, outcome, kept), source) < EXACT
+    latents = [saved_latent(any_server, outcome, node) for node in (edit, exact)]
+    # The golden weights take three values, so 8 bits lose nothing.
+    assert relative_error(*latents) < EXACT
+    assert relative_error(latents[0], source) > 1e-2
 
 
 def test_foreign_patches_before_and_after(server: Server) -> None:
@@ -201,6 +219,21 @@ def test_a_saved_trajectory(server: Server) -> None:
     assert torch.equal(saved_latent(server, outcome, node), wired)
 
 
+@pytest.mark.parametrize(("storage", "form"), [("pinned", "bf16"), ("compute", "fp8")])
+def test_where_and_how_the_record_is_kept(server: Server, storage: str, form: str) -> None:
+    """Values in fewer bits change the edit a little; what is kept stays exact."""
+    exact = GoldenGraph()
+    reference = exact.sample(exact.inject(exact.model))
+    expected = saved_latent(server, server.result(exact.graph), reference)
+    graph = GoldenGraph()
+    graph.graph[graph.inversion]["inputs"] |= {"storage": storage, "storage_format": form}
+    edit = graph.sample(graph.inject(graph.model))
+    kept = graph.sample(graph.fuse(graph.model, times=1e-30))
+    outcome = server.result(graph.graph)
+    assert 1e-6 < relative_error(saved_latent(server, outcome, edit), expected) < 0.3
+    assert relative_error(saved_latent(server, outcome, kept), golden_run(server)["latent"]) < EXACT
+
+
 def test_without_the_hosts_cache(
     installation: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -212,3 +245,8 @@ def test_without_the_hosts_cache(
         for _ in range(2):
             ours = saved_latent(server, server.result(graph.graph), node)
             assert relative_error(ours, golden_run(server)["latent"]) < EXACT
+        mini = graph_of("edit-and-protect")
+        outcome = server.result(mini)
+        protected = pictures(server, outcome, find(mini, "SaveImage"))
+        edited = pictures(server, outcome, find(mini, "PreviewImage", "Edited"))
+        assert_protected(original(mini), edited, protected)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import torch
 
 from fluxguard_core.flow import load_trajectory
 
-from .conftest import prepare
 from .graphs import (
     GoldenGraph,
     Link,
@@ -20,36 +16,12 @@ from .graphs import (
     saved_latent,
     saved_trajectory,
 )
-from .server import Server, host_path, running
+from .server import Server
 
 TOLERANCE = 1e-4
 EXACT = 1e-5  # float32 rounding over ten steps
 CPU = torch.device("cpu")
 _WINDOW = {"first_interval": 2, "end_interval": 8}
-
-
-def older_host() -> Path | None:
-    """The oldest supported ComfyUI, where it lies beside the other."""
-    newest = host_path()
-    older = None if newest is None else newest.with_name(f"{newest.name}-0.25")
-    return older if older is not None and (older / "main.py").is_file() else None
-
-
-@pytest.fixture(scope="module", params=["newest", "0.25"] if older_host() else ["newest"])
-def any_server(
-    request: pytest.FixtureRequest,
-    installation: tuple[Path, Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Server]:
-    if request.param == "newest":
-        yield request.getfixturevalue("server")
-        return
-    older = older_host()
-    assert older is not None
-    base = tmp_path_factory.mktemp("comfy025")
-    prepare(base)
-    with running(older, installation[1], base) as server:
-        yield server
 
 
 def test_inversion(any_server: Server) -> None:

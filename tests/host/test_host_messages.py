@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from .graphs import Builder, GoldenGraph
-from .server import Server
+from .graphs import Builder, GoldenGraph, golden_run, relative_error, saved_latent
+from .server import Rejected, Server
 
 
 def test_a_foreign_model(server: Server) -> None:
     """A Chroma-like transformer is not taken for FLUX.1: here a FLUX with Fill's input channels."""
-    from safetensors.torch import load_file
-
     state = load_file(server.base / "models" / "diffusion_models" / "open_flux.safetensors")
     weight = state["img_in.weight"]
     state["img_in.weight"] = torch.cat([weight] * 6, 1).contiguous()
@@ -85,13 +84,6 @@ def test_other_noise(server: Server) -> None:
     assert "Trajectory Start" in server.fails(graph.graph)
 
 
-def test_ancestral_noise(server: Server) -> None:
-    graph = GoldenGraph()
-    sampler = graph.link("KSamplerSelect", sampler_name="euler_ancestral")
-    graph.sample(graph.fuse(graph.model), sampler)
-    assert "adds noise on the way" in server.fails(graph.graph)
-
-
 def test_a_noise_mask(server: Server) -> None:
     graph = GoldenGraph()
     masked = graph.link(
@@ -130,27 +122,123 @@ def test_another_size_of_picture(server: Server) -> None:
     assert "holds latents" in server.fails(graph.graph)
 
 
-@pytest.mark.parametrize(
-    ("kind", "word"),
-    [("control", "ControlNet"), ("reference_latents", "Kontext"), ("twice", "2 conditionings")],
-)
-def test_conditionings_that_cannot_be_retraced(server: Server, kind: str, word: str) -> None:
-    graph = GoldenGraph()
-    graph.source = graph.link("Probe_Tagged", conditioning=graph.source, kind=kind)
+def _controlnet(server: Server) -> str:
+    """A FLUX ControlNet of the published XLabs layout: the golden network's blocks and random heads."""
+    folder = server.base / "models" / "controlnet"
+    state = load_file(server.base / "models" / "diffusion_models" / "open_flux.safetensors")
+    width = state["img_in.weight"].shape[0]
+    generator = torch.Generator().manual_seed(2)
+    blocks = {int(name.split(".")[1]) for name in state if name.startswith("double_blocks.")}
+    for i in blocks:
+        state[f"controlnet_blocks.{i}.weight"] = torch.rand(width, width, generator=generator) / 9
+        state[f"controlnet_blocks.{i}.bias"] = torch.zeros(width)
+    state["pos_embed_input.weight"] = torch.rand(width, 64, generator=generator) / 9
+    state["pos_embed_input.bias"] = torch.zeros(width)
+    for i, channels in enumerate((3, *[16] * 7)):
+        state[f"input_hint_block.{2 * i}.weight"] = torch.rand(
+            16, channels, 3, 3, generator=generator
+        )
+        state[f"input_hint_block.{2 * i}.bias"] = torch.zeros(16)
+    folder.mkdir(exist_ok=True)
+    save_file(
+        {k: v for k, v in state.items() if not k.startswith("single_blocks.")},
+        folder / "random.safetensors",
+    )
+    return "random.safetensors"
+
+
+def _controlled(server: Server, graph: GoldenGraph, conditioning: list[Any]) -> list[Any]:
+    """The conditioning behind the stock Load and Apply ControlNet nodes."""
+    net = graph.link("ControlNetLoader", control_net_name=_controlnet(server))
+    image = graph.link("EmptyImage", width=128, height=128, batch_size=1, color=0x808080)
+    return graph.link(
+        "ControlNetApplyAdvanced",
+        positive=conditioning,
+        negative=conditioning,
+        control_net=net,
+        image=image,
+        strength=0.7,
+        start_percent=0.0,
+        end_percent=1.0,
+    )
+
+
+def _inverted(graph: GoldenGraph) -> GoldenGraph:
     again = graph.invert(graph.model)
     graph.add("FluxGuard_SaveTrajectory", trajectory=[again, 0], filename_prefix="x")
-    assert word in server.fails(graph.graph)
+    return graph
+
+
+def test_a_controlnet_at_the_inversion(server: Server) -> None:
+    graph = GoldenGraph()
+    graph.source = _controlled(server, graph, graph.source)
+    assert "carries a ControlNet" in server.fails(_inverted(graph).graph)
+
+
+def _with_target(graph: GoldenGraph, node: str, change: Callable[[list[Any]], list[Any]]) -> None:
+    """Change the target prompt of a stock sampler graph."""
+    sampler = graph.graph[graph.graph[node]["inputs"]["samples"][0]]["inputs"]
+    guider = graph.graph[sampler["guider"][0]]["inputs"]
+    guider["conditioning"] = change(guider["conditioning"])
+
+
+def test_a_controlnet_in_the_edit(server: Server) -> None:
+    """A real one steers the edit, and what is kept stays exact."""
+    graph = GoldenGraph()
+    plain = graph.sample(graph.inject(graph.model))
+    steered, kept = (
+        graph.sample(graph.inject(graph.model)),
+        graph.sample(graph.fuse(graph.model, 1e-30)),
+    )
+    for node in (steered, kept):
+        _with_target(graph, node, lambda link: _controlled(server, graph, link))
+    outcome = server.result(graph.graph)
+    latents = [saved_latent(server, outcome, node) for node in (plain, steered)]
+    assert relative_error(*latents) > 1e-3
+    source = golden_run(server)["latent"]
+    assert relative_error(saved_latent(server, outcome, kept), source) < 1e-5
+
+
+def test_reference_latents_at_the_inversion(server: Server) -> None:
+    graph = GoldenGraph()
+    graph.source = graph.link("ReferenceLatent", conditioning=graph.source, latent=graph.latent)
+    assert "Kontext" in server.fails(_inverted(graph).graph)
+
+
+def test_two_conditionings_at_the_inversion(server: Server) -> None:
+    graph = GoldenGraph()
+    graph.source = graph.link(
+        "ConditioningCombine", conditioning_1=graph.source, conditioning_2=graph.source
+    )
+    assert "2 conditionings" in server.fails(_inverted(graph).graph)
 
 
 def test_reference_latents_beside_the_injection(server: Server) -> None:
     graph = GoldenGraph()
     node = graph.sample(graph.inject(graph.model))
-    sampler = graph.graph[graph.graph[node]["inputs"]["samples"][0]]["inputs"]
-    guider = graph.graph[sampler["guider"][0]]["inputs"]
-    guider["conditioning"] = graph.link(
-        "Probe_Tagged", conditioning=guider["conditioning"], kind="reference_latents"
+    _with_target(
+        graph,
+        node,
+        lambda link: graph.link("ReferenceLatent", conditioning=link, latent=graph.latent),
     )
     assert "reference latents" in server.fails(graph.graph)
+
+
+def test_reference_latents_with_the_fusion(server: Server) -> None:
+    """Without the injection they steer the edit, and what is kept stays exact."""
+    graph = GoldenGraph()
+    nodes = [graph.sample(graph.fuse(graph.model, times)) for times in (1.0, 1.0, 1e-30)]
+    for node in nodes[1:]:
+        _with_target(
+            graph,
+            node,
+            lambda link: graph.link("ReferenceLatent", conditioning=link, latent=graph.latent),
+        )
+    graph.graph[nodes[1]]["inputs"]["filename_prefix"] = "latents/referenced"
+    outcome = server.result(graph.graph)
+    plain, steered, kept = (saved_latent(server, outcome, node) for node in nodes)
+    assert relative_error(steered, plain) > 1e-3
+    assert relative_error(kept, golden_run(server)["latent"]) < 1e-5
 
 
 def test_blocks_that_do_not_exist(server: Server) -> None:
@@ -205,3 +293,52 @@ def test_words_without_a_face(server: Server) -> None:
     )
     graph.add("MaskPreview", mask=mask)
     assert "Detect Face Landmarks" in server.fails(graph.graph)
+
+
+def test_a_recogniser_that_judges_itself(server: Server) -> None:
+    for attacked, held_out, words in (
+        (["mini-ir"], ["mini-ir"], "attacked and held out at once"),
+        ([], ["mini-ir"], "Choose at least one recogniser"),
+    ):
+        graph = Builder()
+        ensemble = graph.link(
+            "FluxGuard_FREnsembleLoader",
+            attacked={"__value__": attacked},
+            held_out={"__value__": held_out},
+            weighting="equal",
+        )
+        graph.add("PreviewAny", source=ensemble)
+        assert words in server.fails(graph.graph)
+
+
+def test_words_that_name_no_region(server: Server) -> None:
+    graph = Builder()
+    image = graph.link("FluxGuard_MiniPortrait", seed=3, count=1, size=128)
+    mask = graph.link(
+        "FluxGuard_TextToMask",
+        image=image,
+        text="in the style of a comic",
+        source_text="",
+        method="miniature",
+        combine="add",
+        grow=0,
+        feather=0,
+        face_index=0,
+    )
+    graph.add("MaskPreview", mask=mask)
+    message = server.fails(graph.graph)
+    assert "lips" in message and "hair" in message
+
+
+def test_a_trajectory_file_that_is_not_there(server: Server) -> None:
+    graph = GoldenGraph()
+    graph.inversion = graph.add("FluxGuard_LoadTrajectory", file="nothing [output]")
+    graph.sample(graph.fuse(graph.model))
+    with pytest.raises(Rejected, match="There is no trajectory nothing"):
+        server.queue(graph.graph)
+
+
+def test_a_window_outside_the_trajectory(server: Server) -> None:
+    graph = GoldenGraph()
+    graph.sample(graph.fuse(graph.model, first_interval=4, end_interval=40))
+    assert "inside the 10 intervals" in server.fails(graph.graph)

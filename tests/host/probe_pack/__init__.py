@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 
+import comfy.ops
+import comfy.samplers
+import comfy.sd
 import folder_paths
+import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io, ui
 from safetensors.torch import load_file
@@ -29,29 +34,6 @@ class ProbeConditioning(io.ComfyNode):
     @classmethod
     def execute(cls, context, pooled):
         return io.NodeOutput([[_tensor(context), {"pooled_output": _tensor(pooled)}]])
-
-
-class ProbeTagged(io.ComfyNode):
-    """A conditioning with an extra of the given kind, as ControlNet and Kontext nodes make it."""
-
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="Probe_Tagged",
-            category="probe",
-            inputs=[
-                io.Conditioning.Input("conditioning"),
-                io.Combo.Input("kind", options=["control", "reference_latents", "twice"]),
-            ],
-            outputs=[io.Conditioning.Output()],
-        )
-
-    @classmethod
-    def execute(cls, conditioning, kind):
-        if kind == "twice":
-            return io.NodeOutput(conditioning * 2)
-        extra = object() if kind == "control" else [torch.zeros(1, 16, 8, 8)]
-        return io.NodeOutput([[c, {**d, kind: extra}] for c, d in conditioning])
 
 
 class ProbeLatent(io.ComfyNode):
@@ -181,16 +163,161 @@ class ProbeVae(io.ComfyNode):
         return io.NodeOutput(ui=ui.PreviewText(f"{digest.hexdigest()} {inference} {loaded}"))
 
 
+class FixedNoise:
+    """NOISE of one tensor whatever the seed, which only the sampler hears of."""
+
+    def __init__(self, noise, seed):
+        self.noise, self.seed = noise, seed
+
+    def generate_noise(self, latent):
+        return self.noise.clone()
+
+
+class ProbeNoise(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Noise",
+            category="probe",
+            inputs=[io.String.Input("noise"), io.Int.Input("seed", default=0)],
+            outputs=[io.Noise.Output()],
+        )
+
+    @classmethod
+    def execute(cls, noise, seed):
+        return io.NodeOutput(FixedNoise(_tensor(noise), seed))
+
+
+def nice_sampler(model, x, sigmas, extra_args=None, callback=None, disable=None, noise=0.0):
+    """Euler; with ``noise``, some is drawn after each step from a generator of its own."""
+    generator = torch.Generator().manual_seed(42)
+    for sigma, after in itertools.pairwise(sigmas):
+        denoised = model(x, sigma * x.new_ones(x.shape[0]), **extra_args)
+        x = x + (x - denoised) / sigma * (after - sigma)
+        x = x + noise * after * torch.randn(x.shape, generator=generator)
+    return x
+
+
+class OwnSampler(comfy.samplers.Sampler):
+    """A SAMPLER that is none of the host's kind, and looks into the model before it starts."""
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, *_):
+        assert noise.shape[-1] > 8, "not a picture"
+        sampling = model_wrap.inner_model.model_sampling
+        x = sampling.noise_scaling(sigmas[0], noise, latent_image)
+        for sigma, after in itertools.pairwise(sigmas):
+            denoised = model_wrap(x, sigma * x.new_ones(x.shape[0]), **extra_args)
+            x = x + (x - denoised) / sigma * (after - sigma)
+        return x
+
+
+class ProbeSampler(io.ComfyNode):
+    """Samplers of other packs: Euler, Euler with noise that no name tells of, a class of its own."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Sampler",
+            category="probe",
+            inputs=[io.Combo.Input("kind", options=["nice", "noisy", "own"])],
+            outputs=[io.Sampler.Output()],
+        )
+
+    @classmethod
+    def execute(cls, kind):
+        if kind == "own":
+            return io.NodeOutput(OwnSampler())
+        noise = 0.1 if kind == "noisy" else 0.0
+        return io.NodeOutput(comfy.samplers.KSAMPLER(nice_sampler, {"noise": noise}))
+
+
+class ProbeSecondFace(io.ComfyNode):
+    """The host's FACE_LANDMARKS with every face once more, further right, on a wider picture."""
+
+    @classmethod
+    def define_schema(cls):
+        wire = io.Custom("FACE_LANDMARKS")
+        return io.Schema(
+            node_id="Probe_SecondFace",
+            category="probe",
+            inputs=[wire.Input("face_landmarks"), io.Image.Input("image"), io.Int.Input("shift")],
+            outputs=[wire.Output()],
+        )
+
+    @classmethod
+    def execute(cls, face_landmarks, image, shift):
+        def moved(face):
+            points = face["landmarks_xy"] + np.array([shift, 0], dtype=np.float32)
+            box = face["bbox_xyxy"] + np.array([shift, 0, shift, 0], dtype=np.float32)
+            return {**face, "landmarks_xy": points, "bbox_xyxy": box}
+
+        frames = [[*faces, *map(moved, faces)] for faces in face_landmarks["frames"]]
+        size = tuple(image.shape[1:3])
+        return io.NodeOutput({**face_landmarks, "frames": frames, "image_size": size})
+
+
+class QuantisedOperations(comfy.ops.manual_cast):
+    """Linear layers as packs for GGUF bring them: stored in 8 bits, dequantised at every call."""
+
+    class Linear(torch.nn.Module):
+        def __init__(self, in_features, out_features, bias=True, device=None, dtype=None):
+            super().__init__()
+            self.in_features, self.out_features = in_features, out_features
+            for name in ("weight", "scale", "bias"):
+                self.register_parameter(name, None)
+
+        def _load_from_state_dict(self, state, prefix, *_):
+            weight = state[f"{prefix}weight"].float()
+            scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+            self.weight = torch.nn.Parameter((weight / scale).round().char(), requires_grad=False)
+            self.scale = torch.nn.Parameter(scale, requires_grad=False)
+            if f"{prefix}bias" in state:
+                bias = state[f"{prefix}bias"].float()
+                self.bias = torch.nn.Parameter(bias, requires_grad=False)
+
+        def forward(self, x):
+            weight = (self.weight.float() * self.scale).to(x)
+            return torch.nn.functional.linear(
+                x, weight, None if self.bias is None else self.bias.to(x)
+            )
+
+
+class ProbeQuantisedLoader(io.ComfyNode):
+    """Loads a transformer with foreign Linear layers, the way GGUF loaders do."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_QuantisedLoader",
+            category="probe",
+            inputs=[io.String.Input("unet_name")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, unet_name):
+        path = folder_paths.get_full_path_or_raise("diffusion_models", unet_name)
+        model = comfy.sd.load_diffusion_model_state_dict(
+            load_file(path), model_options={"custom_operations": QuantisedOperations}
+        )
+        block = model.model.diffusion_model.single_blocks[0]
+        assert block.linear1.weight.dtype == torch.int8
+        return io.NodeOutput(model)
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
         return [
             ProbeConditioning,
-            ProbeTagged,
             ProbeLatent,
             ProbeMask,
             ProbeForeignPatch,
             ProbeSkippingCache,
             ProbeVae,
+            ProbeNoise,
+            ProbeSampler,
+            ProbeSecondFace,
+            ProbeQuantisedLoader,
         ]
 
 

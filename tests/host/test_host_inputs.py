@@ -1,0 +1,457 @@
+"""Everything that can be connected to the protecting nodes, each in a small graph that runs with the miniature."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fluxguard_core.mini.world import weights_path
+
+from .landmarker import mesh_of, write_landmarker, write_yunet
+from .miniature import (
+    NEEDED,
+    assert_edited,
+    assert_protected,
+    find,
+    graph_of,
+    original,
+    pictures,
+    similarities,
+)
+from .server import Graph, Outcome, Server
+
+pytestmark = pytest.mark.skipif(
+    not all(path.is_file() for path in NEEDED), reason="the miniature's weights are not shipped yet"
+)
+OTHER = 352  # another person
+ATTACKED = ("mini-ir", "mini-irse", "mini-facenet")
+
+
+def protecting(**changes: Any) -> tuple[Graph, str]:
+    """The graph that protects an existing picture, and its protecting node."""
+    graph = graph_of("protect-existing")
+    node = find(graph, "FluxGuard_ProtectLatent")
+    graph[node]["inputs"].update(changes)
+    return graph, node
+
+
+def add(graph: Graph, kind: str, **inputs: Any) -> list[Any]:
+    """Add a node; returns its first output."""
+    name = f"t{max((int(n[1:]) for n in graph if n.startswith('t')), default=0) + 1}"
+    graph[name] = {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
+    return [name, 0]
+
+
+def region(graph: Graph, node: str) -> str:
+    """Save the region of a protecting node; returns the saving node."""
+    output = 2 if graph[node]["class_type"] == "FluxGuard_LatentRefiner" else 1
+    image = add(graph, "MaskToImage", mask=[node, output])
+    return add(graph, "SaveImage", images=image, filename_prefix="fluxguard/region")[0]
+
+
+def told(graph: Graph, node: str) -> str:
+    """Show the report of a protecting node; returns the showing node."""
+    output = 3 if graph[node]["class_type"] == "FluxGuard_LatentRefiner" else 2
+    return add(graph, "PreviewAny", source=[node, output])[0]
+
+
+def result(server: Server, graph: Graph) -> tuple[Outcome, Tensor]:
+    outcome = server.result(graph)
+    return outcome, pictures(server, outcome, find(graph, "SaveImage", "Protected"))
+
+
+def portraits(seeds: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures, labels and five points of portraits of 128 pixels."""
+    from fluxguard_core.mini.portrait_spec import random_spec
+    from fluxguard_core.mini.renderer import render_batch
+
+    return render_batch([random_spec(seed) for seed in seeds])
+
+
+def landmarks(server: Server, graph: Graph, image: list[Any], margin: int = 0) -> list[Any]:
+    """The host's own MediaPipe nodes on a portrait with a margin, with a weight file that sees its face."""
+    seed = graph[find(graph, "FluxGuard_MiniPortrait")]["inputs"]["seed"]
+    _, labels, points = portraits([seed])
+    folder = server.base / "models" / "detection"
+    file = write_landmarker(folder, mesh_of(labels[0], points[0]) + margin, 128 + 2 * margin)
+    model = add(graph, "LoadMediaPipeFaceLandmarker", model_name=file)
+    return add(
+        graph,
+        "MediaPipeFaceLandmarker",
+        face_detection_model=model,
+        image=image,
+        detector_variant="short",
+        num_faces=1,
+        min_confidence=0.5,
+        missing_frame_fallback="empty",
+    )
+
+
+def test_the_hosts_landmarks(any_server: Server) -> None:
+    """Words find the lips, and the refiner the face, on what the host's real MediaPipe node gives."""
+    graph = graph_of("edit-and-protect")
+    portrait = [find(graph, "FluxGuard_MiniPortrait"), 0]
+    found = landmarks(any_server, graph, portrait)
+    graph[find(graph, "FluxGuard_TextToMask")]["inputs"].update(method="auto", face_landmarks=found)
+    for kind in ("FluxGuard_LatentRefiner", "FluxGuard_PrivacyReport"):
+        graph[find(graph, kind)]["inputs"].update(face_finder="auto", face_landmarks=found)
+    outcome, protected = result(any_server, graph)
+    edited = pictures(any_server, outcome, find(graph, "PreviewImage", "Edited"))
+    assert_edited(graph, edited)
+    assert_protected(original(graph), edited, protected)
+
+
+def test_landmarks_of_a_picture_that_vae_encode_cuts(server: Server) -> None:
+    """The mesh moves with the picture: 132 pixels lose two on each side."""
+    graph, node = protecting(face_finder="auto")
+    portrait = [find(graph, "FluxGuard_MiniPortrait"), 0]
+    margin = {"left": 2, "top": 2, "right": 2, "bottom": 2, "feathering": 0}
+    larger = add(graph, "ImagePadForOutpaint", image=portrait, **margin)
+    graph[find(graph, "VAEEncode")]["inputs"]["pixels"] = larger
+    graph[node]["inputs"]["face_landmarks"] = landmarks(server, graph, larger, margin=2)
+    saved = region(graph, node)
+    outcome, protected = result(server, graph)
+    assert_protected(original(graph), original(graph), protected)
+    # The same region as on the portrait without its margin.
+    plain, other = protecting(face_finder="auto")
+    plain[other]["inputs"]["face_landmarks"] = landmarks(server, plain, portrait)
+    save = region(plain, other)
+    expected = pictures(server, server.result(plain), save)
+    assert float((pictures(server, outcome, saved) - expected).abs().max()) < 0.02
+
+
+def test_the_hosts_boxes(any_server: Server) -> None:
+    """The second output of the host's face detector: a list of boxes for each picture."""
+    graph, node = protecting(face_finder="auto")
+    found = landmarks(any_server, graph, [find(graph, "FluxGuard_MiniPortrait"), 0])
+    graph[node]["inputs"]["bboxes"] = [found[0], 1]
+    _, protected = result(any_server, graph)
+    assert_less_similar(graph, protected)
+
+
+def assert_less_similar(graph: Graph, protected: Tensor) -> None:
+    """The attacked recognisers see less of the person, however roughly the face was placed."""
+    found = similarities(original(graph), protected)
+    assert all(max(found[name]) < 0.9 for name in ATTACKED), found
+
+
+def typed(graph: Graph, x: int, y: int, width: int, height: int) -> list[Any]:
+    """The host's Bounding Box node, for a box typed by hand."""
+    return add(graph, "PrimitiveBoundingBox", x=x, y=y, width=width, height=height)
+
+
+def test_a_box_typed_by_hand(any_server: Server) -> None:
+    graph, node = protecting(face_finder="auto")
+    graph[node]["inputs"]["bboxes"] = typed(graph, 24, 30, 66, 84)
+    saved = region(graph, node)
+    outcome, protected = result(any_server, graph)
+    assert_less_similar(graph, protected)
+    acted = pictures(any_server, outcome, saved)
+    assert float(acted[..., 60:90, 45:75].mean()) > 0.9 and float(acted[..., :8, -8:].max()) == 0
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [((400, 400, 60, 60), "outside the picture"), ((10, 10, 2, 2), "empty or too small")],
+)
+def test_a_useless_box(server: Server, box: tuple[int, int, int, int], words: str) -> None:
+    graph, node = protecting(face_finder="auto")
+    graph[node]["inputs"]["bboxes"] = typed(graph, *box)
+    assert words in server.fails(graph)
+
+
+def test_no_face_where_one_is_needed(server: Server) -> None:
+    graph, node = protecting(face_finder="auto")
+    message = server.fails(graph)
+    assert "Connect Detect Face Landmarks" in message and "install YuNet" in message
+    graph[node]["inputs"].update(face_finder="miniature", face_index=3)
+    assert "face 3 was asked for" in server.fails(graph)
+
+
+def test_one_of_several_faces(server: Server) -> None:
+    """Two portraits side by side; the index says whose face changes."""
+    graph, node = protecting(face_finder="auto", attacked_intervals=1, optimiser_steps=2)
+    portrait = [find(graph, "FluxGuard_MiniPortrait"), 0]
+    both = add(
+        graph,
+        "ImageStitch",
+        image1=portrait,
+        image2=portrait,
+        direction="right",
+        match_image_size=True,
+        spacing_width=0,
+        spacing_color="white",
+    )
+    first = landmarks(server, graph, portrait)
+    found = add(graph, "Probe_SecondFace", face_landmarks=first, image=both, shift=128)
+    graph[find(graph, "VAEEncode")]["inputs"]["pixels"] = both
+    graph[node]["inputs"]["face_landmarks"] = found
+    del graph[find(graph, "FluxGuard_PrivacyReport")]  # it compares pictures of one size
+    saved = region(graph, node)
+    for index in (0, 1):
+        graph[node]["inputs"]["face_index"] = index
+        acted = pictures(server, server.result(graph), saved)
+        here, there = acted[..., :128], acted[..., 128:]
+        assert acted.shape[-1] == 256
+        chosen, other = (here, there) if index == 0 else (there, here)
+        assert float(chosen.max()) == 1 and float(other.mean()) < 0.02
+    graph[node]["inputs"]["which_face"] = "all"
+    acted = pictures(server, server.result(graph), saved)
+    assert float(acted[..., :128].max()) == 1 == float(acted[..., 128:].max())
+    graph[node]["inputs"].update(which_face="index", face_index=2)
+    message = server.fails(graph)
+    assert "has 2 faces" in message and "face 2 was asked for" in message
+
+
+def test_yunet(server: Server) -> None:
+    """kornia's detector from a local file: absent, of another kind, and one that sees the face."""
+    pytest.importorskip("kornia.contrib.face_detection")
+    folder = server.base / "models" / "fluxguard" / "detection"
+    graph, node = protecting(face_finder="yunet")
+    message = server.fails(graph)
+    assert "yunet_final.pth" in message and "fluxguard models download yunet" in message
+    folder.mkdir(parents=True)
+    torch.save({"conv": torch.zeros(16, 3, 3, 3)}, folder / "yunet_final.pth")
+    assert "not YuNet's weight file" in server.fails(graph)
+    write_yunet(folder, portraits([349])[2][0])
+    graph[node]["inputs"]["seed"] = 1
+    _, protected = result(server, graph)
+    assert_protected(original(graph), original(graph), protected)
+    (folder / "yunet_final.pth").unlink()
+
+
+def identity(graph: Graph, **kind: Any) -> None:
+    graph[find(graph, "FluxGuard_Identity")]["inputs"] = kind
+
+
+def test_a_synthetic_identity(server: Server) -> None:
+    """The face moves towards an invented person, and another seed is another person."""
+    results = []
+    for seed in (3, 4):
+        graph, node = protecting(optimiser_steps=10)
+        identity(graph, kind="synthetic", **{"kind.seed": seed})
+        shown = told(graph, node)
+        outcome, protected = result(server, graph)
+        assert_protected(original(graph), original(graph), protected)
+        text = outcome.outputs[shown]["text"][0]
+        assert "identity synthetic" in text and "to the target" in text
+        results.append(protected)
+    assert float((results[0] - results[1]).abs().max()) > 0.02
+
+
+def test_a_photo_as_identity(server: Server) -> None:
+    """The protected face resembles the person of the photo more than the original did."""
+    graph, node = protecting(optimiser_steps=10)
+    other = add(graph, "FluxGuard_MiniPortrait", seed=OTHER, count=1, size=128)
+    identity(graph, kind="photo", **{"kind.photos": other, "kind.photo_face_finder": "miniature"})
+    shown, before = told(graph, node), portraits([349])[0]
+    outcome = server.result(graph)
+    protected = pictures(server, outcome, find(graph, "SaveImage", "Protected"))
+    photo = portraits([OTHER])[0]
+    was, now = similarities(photo, before), similarities(photo, protected)
+    assert all(now[name][0] > was[name][0] + 0.2 for name in ATTACKED), (was, now)
+    away = similarities(before, protected)
+    assert all(away[name][0] < 0.7 for name in ATTACKED), away
+    assert "to the target" in outcome.outputs[shown]["text"][0]
+
+
+def test_the_whole_frame_as_a_photo(server: Server) -> None:
+    graph, _ = protecting(optimiser_steps=2)
+    other = add(graph, "FluxGuard_MiniPortrait", seed=OTHER, count=2, size=128)
+    identity(graph, kind="photo", **{"kind.photos": other, "kind.photo_face_finder": "whole frame"})
+    assert server.result(graph).error is None
+
+
+def test_leaning_on_the_hardest_recogniser(server: Server) -> None:
+    """The worst-case weighting is another optimisation, and protects as well."""
+    results = []
+    for weighting in ("equal", "worst"):
+        graph, _ = protecting(optimiser_steps=8)
+        graph[find(graph, "FluxGuard_FREnsembleLoader")]["inputs"]["weighting"] = weighting
+        results.append(result(server, graph)[1])
+        assert_protected(original(graph), original(graph), results[-1])
+    assert not torch.equal(*results)
+
+
+def test_the_paper_preset(server: Server) -> None:
+    """No face needed, the whole frame may change, exactly the published number of steps."""
+    graph, node = protecting(
+        preset="paper", face_finder="auto", attacked_intervals=0, optimiser_steps=0, random_views=-1
+    )
+    shown, saved = told(graph, node), region(graph, node)
+    outcome, protected = result(server, graph)
+    text = outcome.outputs[shown]["text"][0]
+    assert text.startswith("Preset paper") and text.count("10 iterates") == 5
+    assert float(pictures(server, outcome, saved).min()) == 1
+    changed = (protected - original(graph)).abs().amax(1)
+    assert float(changed[..., :16, :].max()) > 0.01
+
+
+def test_the_paper_preset_with_an_edit(server: Server) -> None:
+    graph = graph_of("edit-and-protect")
+    node = find(graph, "FluxGuard_LatentRefiner")
+    graph[node]["inputs"].update(preset="paper", optimiser_steps=3, random_views=-1)
+    graph[find(graph, "FluxGuard_VelocityFusion")]["inputs"].update(
+        window="paper", order="released"
+    )
+    outcome, protected = result(server, graph)
+    edited = pictures(server, outcome, find(graph, "PreviewImage", "Edited"))
+    assert 0.005 < float((protected - edited).abs().max()) < 0.6
+
+
+def test_the_fast_preset(server: Server) -> None:
+    """FireFlow, and gradients through the tiny decoder, which the full one checks."""
+    graph = graph_of("edit-and-protect")
+    vae = [find(graph, "VAELoader"), 0]
+    graph[find(graph, "FluxGuard_RFInversion")]["inputs"]["solver"] = "fireflow"
+    node = find(graph, "FluxGuard_LatentRefiner")
+    graph[node]["inputs"].update(preset="fast", tiny_vae=vae)
+    shown = told(graph, node)
+    outcome, protected = result(server, graph)
+    edited = pictures(server, outcome, find(graph, "PreviewImage", "Edited"))
+    assert_protected(original(graph), edited, protected)
+    assert outcome.outputs[shown]["text"][0].splitlines()[1].startswith("Preset fast")
+    del graph[node]["inputs"]["tiny_vae"]
+    assert "tiny" in server.fails(graph)
+
+
+def test_a_mask_bounds_the_protection(server: Server) -> None:
+    """Only the left half of the face may change."""
+    graph, node = protecting()
+    white = add(graph, "SolidMask", value=1.0, width=64, height=128)
+    black = add(graph, "SolidMask", value=0.0, width=128, height=128)
+    half = add(graph, "MaskComposite", destination=black, source=white, x=0, y=0, operation="add")
+    graph[node]["inputs"]["mask"] = half
+    saved = region(graph, node)
+    outcome, protected = result(server, graph)
+    acted = pictures(server, outcome, saved)
+    assert float(acted[..., :56].max()) > 0.9 and float(acted[..., 80:].max()) == 0
+    changed = (protected - original(graph)).abs().amax(1)
+    assert float(changed[..., 80:].max()) < 1 / 255 < float(changed[..., :56].max())
+
+
+def test_a_second_photo_in_the_report(server: Server) -> None:
+    """Another picture of the person is what a search compares with; it may have another size."""
+    graph, _ = protecting()
+    node = find(graph, "FluxGuard_PrivacyReport")
+    second = add(graph, "FluxGuard_MiniPortrait", seed=349, count=1, size=160)
+    graph[node]["inputs"]["second_photo"] = second
+    texts = [add(graph, "PreviewAny", source=[node, output])[0] for output in (1, 2)]
+    outcome = server.result(graph)
+    summary, numbers = (outcome.outputs[text]["text"][0] for text in texts)
+    entries = json.loads(numbers)["recognisers"]
+    assert summary and {entry["name"] for entry in entries} >= set(ATTACKED)
+    assert "second" in numbers
+
+
+def test_vgg19_is_asked_for_by_name(server: Server) -> None:
+    graph, _ = protecting(perceptual="vgg19")
+    message = server.fails(graph)
+    assert "vgg19-dcbb9e9d.pth" in message and "fluxguard/perceptual" in message
+
+
+def test_the_refiner_takes_a_plain_prompt(server: Server) -> None:
+    graph = graph_of("edit-and-protect")
+    inputs = graph[find(graph, "FluxGuard_LatentRefiner")]["inputs"]
+    latent = [find(graph, "VAEEncode"), 0]
+    inputs["positive"] = add(
+        graph, "ReferenceLatent", conditioning=inputs["positive"], latent=latent
+    )
+    assert "The target prompt carries reference latents" in server.fails(graph)
+
+
+def test_one_branch_after_the_other(server: Server) -> None:
+    """With one_batch off the same pictures come out."""
+    results = []
+    for one_batch in (True, False):
+        graph = graph_of("edit-and-protect")
+        node = find(graph, "FluxGuard_LatentRefiner")
+        graph[node]["inputs"].update(one_batch=one_batch, optimiser_steps=2)
+        outcome, protected = result(server, graph)
+        edited = pictures(server, outcome, find(graph, "PreviewImage", "Edited"))
+        results.append(torch.cat([protected, edited]))
+    assert float((results[0] - results[1]).abs().mean()) < 0.01
+
+
+def test_a_vae_of_another_model(server: Server) -> None:
+    """Protect Latent takes any VAE: here one of four channels, as SD 1.5 has."""
+    state = load_file(weights_path("vae"))
+    last = max(int(n.split(".")[1]) for n in state if n.startswith("taesd_encoder."))
+    for name in (f"taesd_encoder.{last}.weight", f"taesd_encoder.{last}.bias"):
+        state[name] = state[name][:4].contiguous()
+    state["taesd_decoder.1.weight"] = state["taesd_decoder.1.weight"][:, :4].contiguous()
+    for name in ("vae_scale", "vae_shift"):
+        state.pop(name, None)
+    save_file(state, server.base / "models" / "vae" / "four.safetensors")
+    graph, node = protecting()
+    graph[find(graph, "VAELoader")]["inputs"]["vae_name"] = "four.safetensors"
+    before = add(
+        graph, "VAEDecode", samples=[find(graph, "VAEEncode"), 0], vae=graph[node]["inputs"]["vae"]
+    )
+    plain = add(graph, "SaveImage", images=before, filename_prefix="fluxguard/four")
+    after = add(graph, "VAEDecode", samples=[node, 0], vae=graph[node]["inputs"]["vae"])
+    saved = add(graph, "SaveImage", images=after, filename_prefix="fluxguard/four")
+    graph[node]["inputs"].update(face_finder="auto", bboxes=typed(graph, 24, 30, 66, 84))
+    shown = told(graph, node)
+    del graph[find(graph, "FluxGuard_PrivacyReport")]
+    outcome = server.result(graph)
+    assert not torch.equal(*(pictures(server, outcome, one[0]) for one in (plain, saved)))
+    assert "similarity to the person" in outcome.outputs[shown]["text"][0]
+
+
+def masked(graph: Graph, **changes: Any) -> tuple[str, str]:
+    """Text to Mask on the portrait; the node that saves its mask, and the one that shows its regions."""
+    inputs = {
+        "text": "red lipstick",
+        "source_text": "",
+        "method": "miniature",
+        "combine": "add",
+        "grow": 0,
+        "feather": 0,
+        "face_index": 0,
+        "image": [find(graph, "FluxGuard_MiniPortrait"), 0],
+    }
+    mask = add(graph, "FluxGuard_TextToMask", **{**inputs, **changes})
+    image = add(graph, "MaskToImage", mask=mask)
+    saved = add(graph, "SaveImage", images=image, filename_prefix="fluxguard/mask")
+    return saved[0], add(graph, "PreviewAny", source=[mask[0], 1])[0]
+
+
+def test_masks_from_words(server: Server) -> None:
+    """Growing, feathering, another mask added, cut or taken away, and the difference of two prompts."""
+    portrait = {
+        "class_type": "FluxGuard_MiniPortrait",
+        "inputs": {"seed": 349, "count": 1, "size": 128},
+        "_meta": {"title": "Miniature Portrait"},
+    }
+    graph: Graph = {"p": portrait}
+    white = add(graph, "SolidMask", value=1.0, width=128, height=90)
+    black = add(graph, "SolidMask", value=0.0, width=128, height=128)
+    above = add(graph, "MaskComposite", destination=black, source=white, x=0, y=0, operation="add")
+    asked: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "grown": {"grow": 4},
+        "soft": {"feather": 6},
+        "add": {"mask": above},
+        "intersect": {"mask": above, "combine": "intersect"},
+        "subtract": {"mask": above, "combine": "subtract"},
+        "prompts": {
+            "text": "a person with brown hair, wearing red lipstick",
+            "source_text": "a person with brown hair",
+        },
+    }
+    nodes = {name: masked(graph, **changes) for name, changes in asked.items()}
+    outcome = server.result(graph)
+    masks = {n: pictures(server, outcome, saved)[:, 0] for n, (saved, _) in nodes.items()}
+    area = {name: float(mask.sum()) for name, mask in masks.items()}
+    assert area["grown"] > 1.3 * area["plain"] > 0
+    assert ((masks["soft"] > 0.1) & (masks["soft"] < 0.9)).any()
+    assert float(masks["add"][:, :88].min()) == 1 and area["intersect"] + area["subtract"] > 0
+    assert float(masks["intersect"][:, 92:].max()) == 0 == float(masks["subtract"][:, :88].max())
+    assert torch.equal(masks["prompts"], masks["plain"])
+    assert outcome.outputs[nodes["prompts"][1]]["text"][0] == "lips"

@@ -24,6 +24,9 @@ TOKEN_PIXELS = 16
 # Half-way through the network: the later layers paint what the earlier ones have understood.
 SINGLE_BLOCK = 1
 WEIGHT = 0.5
+# Eyes and lips lie under ten tokens of 64, where a viewer looks first and an average error hardly does.
+FOCUS = {"l_eye": 20.0, "r_eye": 20.0, "u_lip": 5.0, "l_lip": 5.0, "mouth": 5.0}
+SURVEYED = 800
 
 
 def scene_vectors(cache: PortraitCache) -> Tensor:
@@ -43,6 +46,18 @@ def token_labels(cache: PortraitCache, rows: np.ndarray) -> Tensor:
     labels = torch.from_numpy(cache.labels[rows, ::2, ::2].astype(np.int64))
     shares = F.one_hot(labels, CLASSES).permute(0, 3, 1, 2).float()
     return F.avg_pool2d(shares, TOKEN_PIXELS // 2).flatten(2).transpose(1, 2)
+
+
+def token_focus(cache: PortraitCache) -> Tensor:
+    """[L] of mean 1: the weight of every place in the loss, by what usually lies there.
+
+    It depends on the place alone, not on the picture, so the velocity it leads to is the same one.
+    """
+    rows = np.linspace(0, cache.plan.count - 1, min(SURVEYED, cache.plan.count)).astype(int)
+    shares = token_labels(cache, rows).mean(0)
+    gain = torch.tensor([FOCUS.get(name, 0.0) for name in LABEL_NAMES])
+    weight = 1.0 + shares @ gain
+    return weight / weight.mean()
 
 
 class SceneHead(nn.Module):

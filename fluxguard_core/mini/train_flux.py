@@ -20,7 +20,7 @@ from .cache import PortraitCache, open_cache
 from .captions import training_caption
 from .latents import prepared_latents
 from .portrait_spec import CHOICES
-from .scene import WEIGHT, SceneHead, scene_vectors, token_labels
+from .scene import WEIGHT, SceneHead, scene_vectors, token_focus, token_labels
 from .text import CONTEXT_WIDTH, POOLED_WIDTH, TOKENS, TextEncoder, text_metadata, token_ids
 from .training import Recipe, TrainPlan, TrainState, train
 
@@ -158,6 +158,7 @@ class _Batches:
     def __init__(self, cache: PortraitCache, latents: np.ndarray, plan: TrainPlan) -> None:
         self.cache, self.latents, self.plan = cache, latents, plan
         self.scenes = scene_vectors(cache)
+        self.focus = token_focus(cache).to(plan.device)
         self.ladder = np.cumsum(emphasis(cache))
 
     def draw(self, step: int) -> _Batch:
@@ -212,12 +213,17 @@ def flow_loss(
             teacher, z[:half], ids[:half], sigma[:half], target[:half], strength[:half]
         )
     model: FluxAndText = state.module  # type: ignore[assignment]
-    error = ((model(z, ids, sigma, strength).float() - target) ** 2).mean((1, 2))
+    squares = ((model(z, ids, sigma, strength).float() - target) ** 2).mean(2)
+    error = (squares * batches.focus).mean(1)
     # A guided target is larger: weigh by its strength so that guidance 1 keeps its precision.
     loss = (error / strength).mean()
     assert model.head is not None
     seen = model.head.loss(batch.scene, batch.labels).mean()
-    figures = {"plain": float(error[half:].detach().mean()), "scene": float(seen.detach())}
+    figures = {
+        "plain": float(squares[half:].detach().mean()),
+        "focus": float(error[half:].detach().mean()),
+        "scene": float(seen.detach()),
+    }
     return loss + WEIGHT * seen, figures
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fluxguard_core.cli import main
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.mini.cache import CachePlan, build_cache, open_cache
-from fluxguard_core.mini.scene import scene_vectors, token_labels
+from fluxguard_core.mini.scene import scene_vectors, token_focus, token_labels
 from fluxguard_core.mini.train_flux import new_model
 from fluxguard_core.mini.training import Recipe, TrainPlan, TrainState, train
 from fluxguard_core.mini.world import weights_folder
@@ -118,6 +118,19 @@ def test_the_second_task_knows_the_scene_and_what_lies_under_a_token(portraits: 
     assert shares.shape == (2, 64, 19) and torch.allclose(shares.sum(-1), torch.ones(2, 64))
     corner = torch.from_numpy(cache.labels[17, :16:2, :16:2].astype(np.int64)).flatten()
     assert torch.allclose(shares[1, 0], torch.bincount(corner, minlength=19) / 64)
+
+
+def test_the_loss_looks_where_eyes_and_lips_usually_are(portraits: Path) -> None:
+    cache = open_cache(portraits, CachePlan(identities=PEOPLE))
+    focus = token_focus(cache)
+    assert focus.shape == (64,) and abs(float(focus.mean()) - 1) < 1e-6
+    corner, heaviest = float(focus[0]), focus.argsort(descending=True)[:6]
+    assert float(focus.min()) == corner and 3 < float(focus.max()) / corner < 8
+    places = torch.from_numpy(np.array(cache.landmarks)).mean(
+        0
+    )  # [5,2] of (x, y): eyes, nose, mouth corners
+    under = {8 * int(y // 16) + int(x // 16) for x, y in places[[0, 1]].tolist()}
+    assert under <= set(heaviest.tolist())
 
 
 def test_the_second_task_teaches_the_layers_before_it(portraits: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 import folder_paths
@@ -10,8 +10,8 @@ import folder_paths
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.mini.world import weights_folder
 from ..fluxguard_core.models import Entry, find, load_manifest, require, search_roots
+from ..fluxguard_core.models.where import RECOGNISERS
 
-RECOGNISERS = "fluxguard/recognisers"
 _STOCK_FOLDERS = ("diffusion_models", "vae", "loras")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".onnx")
 
@@ -41,8 +41,9 @@ def recogniser_choices() -> list[str]:
     """Built-in recognisers, those of the manifest, then the user's own files in models/fluxguard/recognisers."""
     entries = [entry for entry in load_manifest().entries if entry.role == "recogniser"]
     built_in = [_short(entry) for entry in entries if entry.package_path is not None]
-    known = [entry.id for entry in entries if entry.package_path is None]
-    return [*built_in, *known, *_own_files({entry.file for entry in entries})]
+    known = [entry for entry in entries if entry.package_path is None]
+    taken = {find(entry, model_roots()) for entry in known}
+    return [*built_in, *(entry.id for entry in known), *_own_files(taken)]
 
 
 def is_built_in(choice: str) -> bool:
@@ -70,13 +71,14 @@ def _short(entry: Entry) -> str:
     return entry.id.removeprefix("fluxguard-")
 
 
-def _own_files(known: Sequence[str] | set[str]) -> list[str]:
+def _own_files(taken: Collection[Path | None]) -> list[str]:
+    """Names of the files in models/fluxguard/recognisers, without those that the list has by id."""
     folders = [root / RECOGNISERS for root in model_roots()]
     found = {
         path.name
         for folder in folders
         if folder.is_dir()
         for path in folder.iterdir()
-        if path.suffix in _SUFFIXES and path.name not in known
+        if path.suffix in _SUFFIXES and path not in taken
     }
     return sorted(found)

@@ -13,6 +13,7 @@ from pathlib import Path
 from .errors import ModelFileError
 from .manifest import PACKAGE_ROOT, Entry
 
+RECOGNISERS = "fluxguard/recognisers"
 _OTHER_NAMES = {"diffusion_models": "unet", "text_encoders": "clip"}
 
 
@@ -51,13 +52,15 @@ def search_roots(host: Sequence[Path] = ()) -> tuple[Path, ...]:
 
 
 def candidates(entry: Entry, roots: Sequence[Path] | None = None) -> tuple[Path, ...]:
-    """Every place `entry` may lie at, best first."""
+    """Every place `entry` may lie at, best first; any recogniser may also lie in RECOGNISERS."""
     if entry.package_path is not None:
         return (PACKAGE_ROOT / entry.package_path,)
     top, _, rest = entry.folder.partition("/")
     folders = [entry.folder]
     if top in _OTHER_NAMES:
         folders.append("/".join(filter(None, (_OTHER_NAMES[top], rest))))
+    if entry.role == "recogniser" and entry.folder != RECOGNISERS:
+        folders.append(RECOGNISERS)
     places: list[Path] = []
     for root in search_roots() if roots is None else roots:
         places.extend(root / folder / entry.file for folder in folders)
@@ -67,11 +70,20 @@ def candidates(entry: Entry, roots: Sequence[Path] | None = None) -> tuple[Path,
 
 
 def find(entry: Entry, roots: Sequence[Path] | None = None) -> Path | None:
-    """The first place where the file of `entry` exists, or None."""
+    """The first place where the file of `entry` exists, or None.
+
+    In RECOGNISERS a file of one name may be another model's (auraface and glintr100 share theirs);
+    outside its own folder an entry takes only a file of its size.
+    """
     for path in candidates(entry, roots):
-        if path.is_file():
+        if path.is_file() and not _of_another(entry, path):
             return path
     return None
+
+
+def _of_another(entry: Entry, path: Path) -> bool:
+    shared = entry.folder != RECOGNISERS and path.parent.as_posix().endswith(RECOGNISERS)
+    return shared and entry.size is not None and path.stat().st_size != entry.size
 
 
 def require(entry: Entry, roots: Sequence[Path] | None = None) -> Path:
@@ -84,6 +96,11 @@ def require(entry: Entry, roots: Sequence[Path] | None = None) -> Path:
         if partial_path(place).exists():
             raise ModelFileError(
                 f"{entry.id} is only half downloaded ({partial_path(place)}). {entry.remedy}"
+            )
+        if entry.size is not None and place.is_file():
+            raise ModelFileError(
+                f"{place} has {place.stat().st_size:,} bytes instead of the {entry.size:,} of "
+                f"{entry.id}: it is truncated, or another model. {entry.remedy}"
             )
     looked = "\n  ".join(str(place) for place in places)
     raise ModelFileError(

@@ -197,6 +197,32 @@ def test_a_missing_file_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyP
         require(manifest["auraface"])
 
 
+def test_any_recogniser_may_lie_in_the_common_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts send people there; two entries share the name glintr100.onnx and differ in size."""
+    monkeypatch.setenv("FLUXGUARD_MODELS", str(tmp_path))
+    manifest = load_manifest()
+    aura, glint, common = manifest["auraface"], manifest["glintr100"], tmp_path / where.RECOGNISERS
+    common.mkdir(parents=True)
+    put = {e.id: common / e.file for e in manifest.entries if e.role == "recogniser" and e.url}
+    assert len(put) >= 5
+    for name, path in put.items():
+        with path.open("wb") as stream:
+            stream.truncate(manifest[name].size or 9)
+        assert where.find(manifest[name]) == path == require(manifest[name])
+        path.unlink()
+    with put["auraface"].open("wb") as stream:
+        stream.truncate(glint.size or 0)
+    assert (where.find(aura), where.find(glint)) == (None, put["auraface"])
+    with pytest.raises(ModelFileError, match=r"bytes instead of the 260,694,151 of auraface"):
+        require(aura)
+    own = tmp_path / aura.folder / aura.file
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"x")  # in an entry's own folder a wrong size is for the loader to explain
+    assert where.find(aura) == own
+
+
 def test_list_status_and_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

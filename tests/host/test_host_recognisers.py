@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from fluxguard_core.imageio import write_png
+from fluxguard_core.models import load_manifest
 
 from ..core.public_files import public_file
 from .miniature import NEEDED, find, graph_of, original, pictures
@@ -162,6 +163,24 @@ def test_one_face_or_the_largest_or_all(
     entries = json.loads(outcome.outputs["told"]["text"][0])["recognisers"]
     expected = ["c.pth, face 0", "c.pth, face 1"] if which == "all" else ["c.pth"]
     assert [entry["name"] for entry in entries] == expected
+
+
+def test_known_files_in_the_common_folder_are_found_by_id(server: Server) -> None:
+    """Files that have another folder of their own; the list hides only what it offers by its id."""
+    entries = {entry.id: entry for entry in load_manifest().entries}
+    known, foreign = entries["facexlib-irse50"], entries["auraface"]
+    folder = server.base / "models" / "fluxguard" / "recognisers"
+    with (folder / known.file).open("wb") as stream:
+        stream.truncate(known.size or 0)
+    (folder / foreign.file).write_bytes(b"another model of this name")
+    schema = server.get("/object_info/FluxGuard_FREnsembleLoader")["FluxGuard_FREnsembleLoader"]
+    listed = schema["input"]["required"]["attacked"][1]["options"]
+    assert known.id in listed and known.file not in listed
+    assert foreign.id in listed and foreign.file in listed and "a.pth" in listed
+    message = server.fails(chosen("protect-existing", [known.id], []))
+    assert "was not found" not in message and str(folder / known.file) in message
+    message = server.fails(chosen("protect-existing", [foreign.id], []))
+    assert "26 bytes instead of" in message and "auraface" in message
 
 
 def test_an_onnx_file_is_calibrated_while_the_server_runs(server: Server, tmp_path: Path) -> None:

@@ -1,15 +1,17 @@
 """The caption grammar: attributes to words and back.
 
 A caption is "a person with ..." followed by phrases in any order; adjectives bind to the next noun.
-Commas and the little words are optional. Hair, background and clothes are always something, so leaving
-one unmentioned means "any". Accessories (lipstick, eyeglasses, ...) are usually absent when unmentioned:
+The little words are optional. Hair, background and clothes are always something, so leaving one
+unmentioned means "any". Accessories (lipstick, eyeglasses, ...) are usually absent when unmentioned:
 training drops the mention of one that is there in 6 of 100 cases only. "no" or "without" negates the
-next noun.
+next noun, and those joined to it by "and" or "or"; a comma ends the negation. No word of a prompt is
+dropped silently: what the grammar cannot hold is an error.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -63,6 +65,7 @@ LITTLE_WORDS = (
     "man",
     "of",
     "on",
+    "or",
     "person",
     "photo",
     "portrait",
@@ -72,6 +75,16 @@ LITTLE_WORDS = (
     "woman",
 )
 _NEGATIONS = ("no", "without")
+_ARTICLES = ("a", "an", "the", "her", "his")
+_JOINING = ("and", "or")
+_BOUNDARIES = (",", "with", "wearing", "in")
+_PEOPLE = ("person", "man", "woman", "face", "head", "portrait", "photo")
+# Only hair is ever so: "a blond woman" cannot mean anything else, "a red woman" might.
+_HAIR_ONLY = ("blond", "curly")
+# They stand before a person as adjectives do, and leave other adjectives to the next noun.
+_DESCRIBING = ("smiling", "bearded", "bald")
+# What an accessory looks like when its colour is not said.
+_DEFAULT = {"lipstick": "red", "eyeshadow": "blue", "hat": "black"}
 _SYNONYMS = {
     "gray": "grey",
     "blonde": "blond",
@@ -83,10 +96,11 @@ _SYNONYMS = {
 WORDS: tuple[str, ...] = tuple(sorted({*_COLOURS, *_STYLES, *_NOUNS, *LITTLE_WORDS, *_NEGATIONS}))
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words of a caption with synonyms folded; an unknown word is an error."""
-    found = [_SYNONYMS.get(w, w) for w in re.findall(r"[a-z]+", text.lower())]
-    unknown = sorted(set(found) - set(WORDS))
+def _tokens(text: str) -> list[str]:
+    """Lower-case words with synonyms folded, and a comma for every mark that ends a clause."""
+    found = [_SYNONYMS.get(w, w) for w in re.findall(r"[^\W\d_]+|[,;.:]", text.lower())]
+    found = ["," if w in ";.:" else w for w in found]
+    unknown = sorted(set(found) - set(WORDS) - {","})
     if unknown:
         raise FluxGuardError(
             f"The miniature does not know the word(s) {', '.join(unknown)}. "
@@ -95,48 +109,185 @@ def words(text: str) -> list[str]:
     return found
 
 
-def _bind(noun: str, adjectives: list[str], negated: bool) -> dict[str, str]:
-    if noun == "bald":
-        return {} if negated else {"hair_style": "bald"}
-    if noun == "hair":
-        pairs = [("hair_style" if w in _STYLES else "hair_colour", w) for w in adjectives]
-        return dict(pairs)
-    default = {"lipstick": "red", "eyeshadow": "blue", "hat": "black"}
+def words(text: str) -> list[str]:
+    """Lower-case words of a caption with synonyms folded; an unknown word is an error."""
+    return [w for w in _tokens(text) if w != ","]
+
+
+def _choices(name: str) -> str:
+    if "yes" in CHOICES[name]:
+        return f"{name} can be there or not"
+    return f"{name.replace('_', ' ')} comes in {', '.join(CHOICES[name])}"
+
+
+def _single(name: str, given: list[str]) -> str:
+    if len(set(given)) > 1:
+        raise FluxGuardError(
+            f"Expected one {name.replace('_', ' ')}, got {' and '.join(given)}; {_choices(name)}."
+        )
+    return given[0]
+
+
+def _hair(adjectives: list[str], negated: bool) -> dict[str, str]:
+    if negated and adjectives:
+        raise FluxGuardError(
+            f"'no {' '.join(adjectives)} hair' leaves open what hair instead. Say 'bald', or name the hair: "
+            f"{_choices('hair_style')}; {_choices('hair_colour')}."
+        )
     if negated:
-        return {noun: "none" if noun in default else "no"}
+        return {"hair_style": "bald"}
+    kinds = {
+        "hair_style": [w for w in adjectives if w in _STYLES],
+        "hair_colour": [w for w in adjectives if w in _COLOURS],
+    }
+    return {kind: _single(kind, given) for kind, given in kinds.items() if given}
+
+
+def _bald(negated: bool) -> dict[str, str]:
+    if negated:
+        raise FluxGuardError(
+            f"'not bald' leaves open what hair instead. Name it: {_choices('hair_style')}."
+        )
+    return {"hair_style": "bald"}
+
+
+def _bind(noun: str, adjectives: list[str], negated: bool) -> dict[str, str]:
+    """What a noun with its adjectives asks for; nothing where no colour is said."""
+    if noun == "bald":
+        return _bald(negated)
+    if noun == "hair":
+        return _hair(adjectives, negated)
+    styles = [w for w in adjectives if w in _STYLES]
+    if styles:
+        raise FluxGuardError(
+            f"{' '.join(styles)} describes hair only, not {noun}; {_choices(noun)}."
+        )
+    absent = next((value for value in ("none", "no") if value in CHOICES[noun]), None)
+    if negated and absent is None:
+        raise FluxGuardError(f"There is always {noun}; {_choices(noun)}.")
+    if negated and absent is not None:
+        return {noun: absent}
+    if "yes" in CHOICES[noun] and adjectives:
+        raise FluxGuardError(
+            f"Expected {noun} without a colour, got '{' '.join(adjectives)} {noun}'; {_choices(noun)}."
+        )
     if "yes" in CHOICES[noun]:
         return {noun: "yes"}
-    colours = [w for w in adjectives if w in _COLOURS]
-    if not colours and noun not in default:
-        return {}
-    return {noun: colours[-1] if colours else default[noun]}
+    return {noun: _single(noun, adjectives)} if adjectives else {}
+
+
+@dataclass
+class _Reading:
+    """A sentence under way: what it has asked for, and what waits for the next noun.
+
+    Args:
+        negation: "no" or "without" while it holds.
+        carried: the word that carried it over from the noun before, "and" or "or".
+        past: a negated noun has just been read, so that "and" carries its negation on.
+    """
+
+    asked: dict[str, str] = field(default_factory=dict)
+    mentioned: list[str] = field(default_factory=list)
+    adjectives: list[str] = field(default_factory=list)
+    negation: str | None = None
+    carried: str | None = None
+    past: str | None = None
+
+    def ask(self, found: dict[str, str]) -> None:
+        """Add what a phrase asks for; two values of one attribute are an error."""
+        for name, value in found.items():
+            if value not in CHOICES[name]:
+                raise FluxGuardError(f"{_choices(name)}; got {value!r}.")
+            self.asked[name] = _single(name, [self.asked.get(name, value), value])
+
+    def person(self, word: str) -> None:
+        """A person takes adjectives that only hair can have."""
+        other = [w for w in self.adjectives if w not in _HAIR_ONLY]
+        if other:
+            raise FluxGuardError(
+                f"What of the {word} is {' '.join(other)}? Name it, e.g. 'red lipstick'. {_things()}"
+            )
+        if self.negation is not None and self.carried is None:
+            raise FluxGuardError(f"There is always a {word}; got '{self.negation} {word}'.")
+        if self.adjectives:
+            self.ask(_hair(self.adjectives, False))
+        self.adjectives = []
+
+    def noun(self, word: str) -> None:
+        """A noun takes the adjectives before it, unless it describes a person as they do."""
+        name, describing = _NOUNS[word], word in _DESCRIBING
+        if describing and self.carried == "and":
+            self.negation = None
+        adjectives = [] if describing else self.adjectives
+        if self.negation is not None and self.carried == "and" and adjectives:
+            phrase = " ".join([*adjectives, word])
+            raise FluxGuardError(
+                f"Does {self.negation!r} reach {phrase!r}? Write ', {phrase}' if there is one, "
+                f"'or {word}' if there is none."
+            )
+        self.ask(_bind(name, adjectives, self.negation is not None))
+        self.mentioned.append(name)
+        if not describing:
+            self.adjectives = []
+        self.past, self.negation, self.carried = self.negation, None, None
+
+    def join(self, word: str) -> None:
+        """ "and" or "or" after a negated noun carries its negation on."""
+        if self.past is not None:
+            self.negation, self.carried = self.past, word
+        elif word == "or":
+            raise FluxGuardError("'or' leaves a choice, except after 'no' or 'without': say which.")
+
+    def boundary(self, word: str) -> None:
+        """A comma, or a word like "wearing": a carried negation ends here."""
+        if self.carried is not None:
+            self.negation = self.carried = None
+        elif self.negation is not None and word == ",":
+            raise FluxGuardError(f"What is there not, after {self.negation!r}? {_things()}")
+        self.past = None
+
+
+def _things() -> str:
+    return f"Known: {', '.join(dict.fromkeys(_NOUNS))}."
+
+
+def _read(reading: _Reading, word: str) -> None:
+    """One word of a sentence."""
+    if word in _NOUNS:
+        reading.noun(word)
+    elif word in _JOINING:
+        reading.join(word)
+    elif word in _NEGATIONS:
+        reading.negation, reading.carried = word, None
+    elif word in _COLOURS or word in _STYLES:
+        reading.adjectives.append(word)
+    elif word in _BOUNDARIES:
+        reading.boundary(word)
+    elif word in _ARTICLES and (reading.negation, reading.carried) == ("no", "and"):
+        reading.boundary(word)  # "no beard and a smile", but "without a beard and a smile"
+    elif word in _PEOPLE:
+        reading.person(word)
 
 
 def parse_caption(text: str) -> dict[str, str]:
     """Attributes that the words ask for, e.g. {"hair_colour": "blond", "lipstick": "red"}.
 
-    Raises FluxGuardError for unknown words, for a colour that its noun does not come in, and for
-    adjectives without a noun.
+    Raises FluxGuardError, with what is known, for unknown words, for a colour or style that its noun
+    does not come in, for two values of one thing, for adjectives without a noun, and for a negation that
+    does not say what is wanted instead.
     """
-    asked: dict[str, str] = {}
-    adjectives: list[str] = []
-    negated = False
-    for word in words(text):
-        if word in _NEGATIONS:
-            negated = True
-        elif word in _COLOURS or word in _STYLES:
-            adjectives.append(word)
-        elif word in _NOUNS:
-            asked |= _bind(_NOUNS[word], adjectives, negated)
-            adjectives, negated = [], False
-    if adjectives:
-        raise FluxGuardError(f"What is {' '.join(adjectives)}? Name it, e.g. 'red lipstick'.")
-    for name, value in asked.items():
-        if value not in CHOICES[name]:
-            raise FluxGuardError(
-                f"{name.replace('_', ' ')} comes in {', '.join(CHOICES[name])}; got {value!r}."
-            )
-    return asked
+    reading = _Reading()
+    for word in _tokens(text):
+        _read(reading, word)
+    reading.boundary(",")
+    if reading.adjectives:
+        raise FluxGuardError(
+            f"What is {' '.join(reading.adjectives)}? Name it, e.g. 'red lipstick'. {_things()}"
+        )
+    for name in reading.mentioned:
+        if name in _DEFAULT:
+            reading.asked.setdefault(name, _DEFAULT[name])
+    return reading.asked
 
 
 def _phrases(attributes: Attributes) -> dict[str, str]:
@@ -181,8 +332,7 @@ def caption(attributes: Attributes) -> str:
 
 
 def _absent(name: str, rng: np.random.Generator) -> str:
-    noun = {"smile": "smile"}.get(name, name)
-    return f"{'no' if rng.random() < 0.5 else 'without'} {noun}"
+    return f"{'no' if rng.random() < 0.5 else 'without'} {name}"
 
 
 def _reworded(name: str, phrase: str, attributes: Attributes, rng: np.random.Generator) -> str:

@@ -116,3 +116,52 @@ def test_free_word_order_and_unknown_words() -> None:
         parse_caption("a person with a spaceship")
     with pytest.raises(FluxGuardError, match="lipstick comes in"):
         parse_caption("green lipstick")
+
+
+UNDERSTOOD = {
+    "a blond woman with red lipstick": {"hair_colour": "blond", "lipstick": "red"},
+    "a blond, smiling man": {"hair_colour": "blond", "smile": "yes"},
+    "blond and curly hair": {"hair_colour": "blond", "hair_style": "curly"},
+    "a bearded person, bald": {"beard": "yes", "hair_style": "bald"},
+    "pink lips with lipstick": {"lipstick": "pink"},
+    "a hat": {"hat": "black"},
+    "a person without hair": {"hair_style": "bald"},
+    "without eyeglasses and lipstick": {"eyeglasses": "no", "lipstick": "none"},
+    "without a beard and a smile": {"beard": "no", "smile": "no"},
+    "no beard and a smile": {"beard": "no", "smile": "yes"},
+    "without a hat and smiling": {"hat": "none", "smile": "yes"},
+    "no hat or blue eyeshadow": {"hat": "none", "eyeshadow": "none"},
+    "no hat, red lipstick": {"hat": "none", "lipstick": "red"},
+    "without a beard and with eyeglasses": {"beard": "no", "eyeglasses": "yes"},
+    "without wearing a hat": {"hat": "none"},
+}
+REFUSED = {
+    "curly hat": "curly describes hair only.*red, blue, black",
+    "long red lipstick": "long describes hair only.*none, red, pink, dark",
+    "a short beard": "short describes hair only",
+    "a red and blue hat": "one hat, got red and blue.*none, red, blue, black",
+    "red lipstick, pink lips": "one lipstick, got red and pink",
+    "long and curly hair": "one hair style, got long and curly",
+    "a bald man with long hair": "one hair style, got bald and long",
+    "a red woman": "What of the woman is red.*lipstick, lips",
+    "hair in red": "What is red.*lipstick, lips",
+    "blue eyeglasses": "eyeglasses without a colour",
+    "no blond hair": "what hair instead.*bald.*black, brown, blond",
+    "no bald head": "what hair instead.*short, bob, long",
+    "no background": "always background.*white, grey",
+    "no person": "always a person",
+    "no hat and red lipstick": "'no' reach 'red lipstick'",
+    "eyeglasses, lipstick or earrings": "'or' leaves a choice",
+    "a person without": "not, after 'without'.*lipstick",
+}
+
+
+@pytest.mark.parametrize("words", UNDERSTOOD)
+def test_every_word_of_a_prompt_counts(words: str) -> None:
+    assert parse_caption(words) == UNDERSTOOD[words]
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_the_grammar_cannot_hold_is_an_error_that_lists_what_it_can(words: str) -> None:
+    with pytest.raises(FluxGuardError, match=REFUSED[words]):
+        parse_caption(words)

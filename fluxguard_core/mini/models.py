@@ -52,9 +52,14 @@ def describe(picture: Tensor) -> str:
 
 
 def complete(source_prompt: str, prompt: str) -> str:
-    """The full caption after an edit: what ``prompt`` says, and the source's word on everything else."""
-    wanted = {**parse_caption(source_prompt), **parse_caption(prompt)}
-    return caption(Attributes(**wanted))
+    """The full caption after an edit: what ``prompt`` says, and the source's word on everything else.
+
+    A bald head that is asked for a colour of hair gets short hair of it.
+    """
+    before, asked = parse_caption(source_prompt), parse_caption(prompt)
+    if "hair_colour" in asked and before.get("hair_style") == "bald":
+        before["hair_style"] = "short"
+    return caption(Attributes(**{**before, **asked}))
 
 
 def encoder_features(vae: Any) -> Features:

@@ -14,12 +14,12 @@ from torch import Tensor
 from .diffusers_backend import decode_latent, encode_image
 from .evaluate.quality import quality
 from .evaluate.report import Pictures, Report
-from .evaluate.similarity import Recognition, Shot, measure
+from .evaluate.similarity import Recognition, Shot, measure, second_shot
 from .evaluate.transforms import SHARING, autoencoder
 from .picture import crop_to, pad_to_multiple
 from .portrait import Job, Models, Outcome, edit_guidance
 from .recognition.alignment import align, whole_frame
-from .recognition.faces import Face, FaceFinder, choose, nearest
+from .recognition.faces import Face, FaceFinder, nearest
 from .recognition.identity import Identity, reference_embedding
 
 
@@ -55,7 +55,10 @@ def make_report(
         The numbers, and the working-size pictures that illustrate them.
     """
     cpu = [picture.cpu() for picture in (finals.original, finals.edited, finals.protected)]
-    recognisers = _recognised(models, job, cpu, (finals.face, *finals.others), second)
+    another, left_out = (
+        (None, "") if second is None else second_shot(second.cpu(), models.find_faces)
+    )
+    recognisers = _recognised(models, job, cpu, (finals.face, *finals.others), another)
     touched = torch.maximum(job.mask.cpu() > 0, outcome.region.cpu() > 0).float()
     edited, protected = outcome.edited.cpu(), outcome.protected.cpu()
     report = Report(
@@ -77,7 +80,9 @@ def make_report(
         seconds=dict(seconds),
         peak_bytes=peak_memory(models.stack.device),
         device=models.stack.device.type,
-        notes=notes + (("Stopped before the end: this is the best so far.",) * outcome.interrupted),
+        notes=notes
+        + (("Stopped before the end: this is the best so far.",) * outcome.interrupted)
+        + ((left_out,) if left_out else ()),
     )
     pictures = Pictures(job.picture.cpu(), edited, protected, job.mask.cpu(), outcome.region.cpu())
     return report, pictures
@@ -111,7 +116,7 @@ def _recognised(
     job: Job,
     pictures: Sequence[Tensor],
     faces: Sequence[Face],
-    second: Tensor | None,
+    second: Shot | None,
 ) -> tuple[Recognition, ...]:
     """What every recogniser says of every protected face; of several faces, named by number."""
     found: list[Recognition] = []
@@ -121,7 +126,7 @@ def _recognised(
         results = measure(
             models.ensemble,
             *shots,
-            second=None if second is None else _shot(models.find_faces, second.cpu(), None),
+            second=second,
             targets=_targets(models, job.identity, shots[0]),
             transforms=transforms,
         )
@@ -130,15 +135,12 @@ def _recognised(
     return tuple(found)
 
 
-def _shot(find: FaceFinder, picture: Tensor, known: Face | None) -> Shot:
+def _shot(find: FaceFinder, picture: Tensor, known: Face) -> Shot:
     """The picture with its landmarks found anew, as a stranger would meet it.
 
-    A face that is no longer found is looked at where it was; without a known face the largest counts.
+    A face that is no longer found is looked at where it was.
     """
-    faces = find(picture[0])
-    if known is None:
-        return Shot(picture, choose(faces, "largest")[0].landmarks if faces else None)
-    return Shot(picture, (nearest(faces, known) or known).landmarks)
+    return Shot(picture, (nearest(find(picture[0]), known) or known).landmarks)
 
 
 def _targets(models: Models, identity: Identity, source: Shot) -> dict[str, Tensor] | None:

@@ -11,8 +11,17 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
-from ..fluxguard_core.evaluate import Pictures, Recognition, Report, Shot, chart, measure, quality
-from ..fluxguard_core.recognition import Ensemble, choose
+from ..fluxguard_core.evaluate import (
+    Pictures,
+    Recognition,
+    Report,
+    Shot,
+    chart,
+    measure,
+    quality,
+    second_shot,
+)
+from ..fluxguard_core.recognition import Ensemble
 from ..fluxguard_core.recognition.detectors import face_from_points
 from ..fluxguard_core.recognition.faces import nearest
 from . import host
@@ -74,22 +83,22 @@ class PrivacyReport(io.ComfyNode):
             landmarks = find_landmarks(
                 pictures[0], face_finder, face_index, face_landmarks, bboxes, which_face
             )
-            second = None
-            if second_photo is not None:
-                second = _shot(to_picture(second_photo).cpu().clone()[:1], None, face_finder)
+            second, notes = _second(second_photo, face_finder)
             reports, pages = [], []
             load_recognisers(ensemble)
             progress = host.Progress(len(pictures[0]))
             for i in range(len(pictures[0])):
                 points = landmarks if len(landmarks) == 1 else landmarks[i :: len(pictures[0])]
                 report, shown = _measured(
-                    ensemble, [p[i : i + 1] for p in pictures], points, second, face_finder
+                    ensemble, [p[i : i + 1] for p in pictures], points, second, face_finder, notes
                 )
                 reports.append(report)
                 pages.append(chart(report, shown))
                 progress(i + 1, host.picture_preview(pages[-1]))
             image = to_image(_stacked(pages))
-        summary = "\n\n".join(f"{r.verdict.headline}\n{r.verdict.detail}" for r in reports)
+        summary = "\n\n".join(
+            "\n".join((r.verdict.headline, r.verdict.detail, *r.notes)) for r in reports
+        )
         values = [report.to_dict() for report in reports]
         text = json.dumps(values[0] if len(values) == 1 else values, indent=2, ensure_ascii=False)
         return io.NodeOutput(image, summary, text, ui=ui.PreviewImage(image, cls=cls))
@@ -104,15 +113,21 @@ def _alike(pictures: list[Tensor]) -> None:
         )
 
 
-def _shot(picture: Tensor, fallback: Tensor | None, choice: str) -> Shot:
+def _second(photo: Tensor | None, choice: str) -> tuple[Shot | None, tuple[str, ...]]:
+    """The second photo as a stranger would meet it, or a note that says why it is left out."""
+    if photo is None:
+        return None, ()
+    shot, left_out = second_shot(to_picture(photo).cpu().clone()[:1], face_finder(choice))
+    return shot, (left_out,) if left_out else ()
+
+
+def _shot(picture: Tensor, fallback: Tensor, choice: str) -> Shot:
     """A picture with its landmarks found anew where a detector is at hand, as a stranger would meet it.
 
-    A face that is no longer found is looked at where it was; without one the largest counts.
+    A face that is no longer found is looked at where it was.
     """
     find = face_finder(choice)
     faces = [] if find is None else find(picture[0])
-    if fallback is None:
-        return Shot(picture, choose(faces, "largest")[0].landmarks if faces else None)
     met = nearest(faces, face_from_points(fallback))
     return Shot(picture, fallback if met is None else met.landmarks)
 
@@ -123,6 +138,7 @@ def _measured(
     landmarks: Tensor,
     second: Shot | None,
     choice: str,
+    notes: tuple[str, ...],
 ) -> tuple[Report, Pictures]:
     """The report of one picture, on every protected face [faces, 5, 2]; of several, named by number."""
     original, edited, protected = pictures
@@ -140,6 +156,7 @@ def _measured(
         edit=quality(edited, original),
         protection=quality(protected, edited),
         size=(original.shape[-2], original.shape[-1]),
+        notes=notes,
     )
     return report, Pictures(original, edited, protected)
 

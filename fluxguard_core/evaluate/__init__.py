@@ -7,7 +7,16 @@ from .chart import chart
 from .html import render_html, write_html
 from .quality import Quality, eight_bit, masked_psnr, psnr, quality, ssim
 from .report import Pictures, Report
-from .similarity import Recognition, Robustness, Shot, linkability, measure, recognise, share
+from .similarity import (
+    Recognition,
+    Robustness,
+    Shot,
+    linkability,
+    measure,
+    recognise,
+    second_shot,
+    share,
+)
 from .statistics import Interval, Paired, bootstrap_mean, paired, paired_shares, wilson
 from .summary import Comparison, Summary, compare, summarise
 from .transforms import SHARING, Transform, autoencoder, blur, jpeg, noise, rescale
@@ -50,6 +59,7 @@ __all__ = [
     "recognise",
     "render_html",
     "rescale",
+    "second_shot",
     "share",
     "ssim",
     "summarise",

@@ -55,7 +55,7 @@ def balanced(text: str, font: Font, width: int) -> list[str]:
 
 
 def _heading(draw: ImageDraw.ImageDraw, report: Report) -> int:
-    """Draw verdict and detail; return the y below them."""
+    """Draw verdict, detail and notes; return the y below them."""
     verdict, y = report.verdict, MARGIN
     colour = GOOD if verdict.level == "all" else SOFT if verdict.level == "unknown" else BAD
     text = WIDTH - 2 * MARGIN - 24
@@ -63,9 +63,10 @@ def _heading(draw: ImageDraw.ImageDraw, report: Report) -> int:
         draw.text((MARGIN + 24, y), line, INK, _font(36))
         y += 44
     y += 6
-    for line in wrapped(verdict.detail, _font(20), text):
-        draw.text((MARGIN + 24, y), line, SOFT, _font(20))
-        y += 28
+    for paragraph, shade in ((verdict.detail, SOFT), *((note, INK) for note in report.notes)):
+        for line in wrapped(paragraph, _font(20), text):
+            draw.text((MARGIN + 24, y), line, shade, _font(20))
+            y += 28
     draw.rectangle((MARGIN, MARGIN, MARGIN + 4, y - 4), colour)
     return y + 28
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from ..recognition import Ensemble, FaceEncoder, align, whole_frame
+from ..recognition import Ensemble, FaceEncoder, FaceFinder, align, choose, whole_frame
 from .quality import eight_bit
 from .transforms import SHARING, Transform
 
@@ -86,6 +86,26 @@ class Recognition:
         """Matched before protection and no longer after; None if the threshold is unknown."""
         before, after = self.matches(self.edited), self.matches(self.protected)
         return None if before is None or after is None else before and not after
+
+
+def second_shot(picture: Tensor, find_faces: FaceFinder | None) -> tuple[Shot | None, str]:
+    """Another photo [1,3,H,W] of the person with its largest face, or None and why it is left out.
+
+    A photo whose face is not found is not squashed whole into a recogniser: the two crops would not
+    show the same, and their low similarity would pass for protection.
+    """
+    if find_faces is None:
+        return None, (
+            "The second photo was not compared: nothing here finds the face in it. Install YuNet "
+            "(fluxguard models download yunet)."
+        )
+    faces = [face for face in find_faces(picture[0]) if face.landmarks is not None]
+    if not faces:
+        return None, (
+            "The second photo was not compared: no face was found in it. Use one with a larger, "
+            "unobstructed face."
+        )
+    return Shot(picture, choose(faces, "largest")[0].landmarks), ""
 
 
 def crop(shot: Shot, size: int) -> Tensor:

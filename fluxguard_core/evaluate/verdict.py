@@ -87,6 +87,8 @@ def _level(attacked: Tally, held_out: Tally) -> Level:
 
 def _headline(level: Level, attacked: Tally, held_out: Tally, unknown: int) -> str:
     if level == "unknown":
+        if unknown + attacked.measured + held_out.measured == 0:
+            return "Nothing was measured."
         if attacked.measured + held_out.measured == 0:
             return "No recogniser here has a threshold, so nothing can be said about matches."
         return "Nothing is shown: no recogniser matched even the unprotected edit."

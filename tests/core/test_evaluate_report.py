@@ -272,6 +272,21 @@ def test_chart_is_one_picture_with_every_row() -> None:
         assert int(((first[0] - wanted).abs().amax(0) < 0.002).sum()) > 500
 
 
+def test_the_chart_tells_what_was_left_out() -> None:
+    note = "The second photo was not compared: no face was found in it."
+    plain, told = chart(report(), pictures()), chart(report(notes=(note,)), pictures())
+    assert told.shape[2] - plain.shape[2] in range(20, 40)
+
+
+def test_a_picture_on_which_nothing_was_measured() -> None:
+    """No face, no recogniser: a page that claims nothing."""
+    empty = report(recognisers=(), notes=("No face was found.",))
+    assert empty.verdict.level == "unknown"
+    assert empty.verdict.headline == "Nothing was measured."
+    assert chart(empty, pictures()).shape[2] < chart(report(), pictures()).shape[2]
+    assert json.loads(empty.to_json())["notes"] == ["No face was found."]
+
+
 def test_wrapping() -> None:
     from PIL import ImageFont
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fluxguard_core.evaluate.commands import shot_of
+from fluxguard_core.evaluate.similarity import second_shot
 from fluxguard_core.recognition.detectors import face_in_box
 from fluxguard_core.recognition.faces import Face
 from fluxguard_core.reporting import _shot
@@ -29,9 +30,22 @@ def test_the_protected_face_is_found_anew_among_others() -> None:
     for found in ([other], []):  # it hides from the detector: a tracker still knows where it was
         shot = _shot(lambda image, found=found: found, PICTURE, known)  # type: ignore[misc]
         assert shot.landmarks is not None and torch.equal(shot.landmarks, points(known))
-    largest = _shot(lambda image: [moved, other], PICTURE, None).landmarks
-    assert largest is not None and torch.equal(largest, points(other))
-    assert _shot(lambda image: [], PICTURE, None).landmarks is None
+
+
+def test_a_second_photo_counts_only_with_its_face() -> None:
+    """Squashed whole it would be unlike the crop whoever it shows, and pass for protection."""
+    moved, other = at(82), at(8, 40)
+    shot, left_out = second_shot(PICTURE, lambda image: [moved, other])
+    assert shot is not None and shot.landmarks is not None and left_out == ""
+    assert torch.equal(shot.landmarks, points(other))  # the largest
+    boxes_only = Face((8, 12, 48, 52), None, 1.0)
+    for find, reason in (
+        (None, "Install YuNet"),
+        (lambda image: [], "no face was found in it"),
+        (lambda image: [boxes_only], "no face was found in it"),
+    ):
+        shot, left_out = second_shot(PICTURE, find)  # type: ignore[arg-type]
+        assert shot is None and "was not compared" in left_out and reason in left_out
 
 
 def test_the_report_of_finished_pictures_finds_faces_anew() -> None:

@@ -60,6 +60,15 @@ def told(graph: Graph, node: str) -> str:
     return add(graph, "PreviewAny", source=[node, output])[0]
 
 
+def told_by_report(server: Server, graph: Graph) -> tuple[str, Any]:
+    """The Privacy Report's summary and its numbers."""
+    node = find(graph, "FluxGuard_PrivacyReport")
+    texts = [add(graph, "PreviewAny", source=[node, output])[0] for output in (1, 2)]
+    outcome = server.result(graph)
+    summary, numbers = (outcome.outputs[text]["text"][0] for text in texts)
+    return summary, json.loads(numbers)
+
+
 def result(server: Server, graph: Graph) -> tuple[Outcome, Tensor]:
     outcome = server.result(graph)
     return outcome, pictures(server, outcome, find(graph, "SaveImage", "Protected"))
@@ -341,12 +350,34 @@ def test_a_second_photo_in_the_report(server: Server) -> None:
     node = find(graph, "FluxGuard_PrivacyReport")
     second = add(graph, "FluxGuard_MiniPortrait", seed=349, count=1, size=160)
     graph[node]["inputs"]["second_photo"] = second
-    texts = [add(graph, "PreviewAny", source=[node, output])[0] for output in (1, 2)]
-    outcome = server.result(graph)
-    summary, numbers = (outcome.outputs[text]["text"][0] for text in texts)
-    entries = json.loads(numbers)["recognisers"]
-    assert summary and {entry["name"] for entry in entries} >= set(ATTACKED)
-    assert "second" in numbers
+    summary, report = told_by_report(server, graph)
+    entries = {entry["name"]: entry for entry in report["recognisers"]}
+    assert summary and set(entries) >= set(ATTACKED) and not report["notes"]
+    for name in ATTACKED:  # the unprotected picture is the same person, the protected one less
+        assert entries[name]["second_edited"] > 0.8 > entries[name]["second_protected"], entries
+
+
+@pytest.mark.parametrize("why", ["nothing finds faces", "no face"])
+def test_a_second_photo_that_cannot_be_compared(server: Server, why: str) -> None:
+    """Left out and said so: a squashed whole frame would be unlike the face, as if it were protected."""
+    graph, _ = protecting(attacked_intervals=1, optimiser_steps=1)
+    report = find(graph, "FluxGuard_PrivacyReport")
+    if why == "no face":
+        blank = add(graph, "EmptyImage", width=96, height=96, batch_size=1, color=0)
+        graph[report]["inputs"]["second_photo"] = blank
+    else:  # landmarks of the first photo, and no detector for the second
+        portrait = [find(graph, "FluxGuard_MiniPortrait"), 0]
+        found = landmarks(server, graph, portrait)
+        second = add(graph, "FluxGuard_MiniPortrait", seed=349, count=1, size=160)
+        graph[report]["inputs"].update(
+            second_photo=second, face_finder="auto", face_landmarks=found
+        )
+    summary, values = told_by_report(server, graph)
+    assert "The second photo was not compared" in summary
+    assert [note for note in values["notes"] if note in summary]
+    for entry in values["recognisers"]:
+        assert entry["second_edited"] is None and entry["second_protected"] is None
+    assert any("Another photo" in gap for gap in values["not_measured"])
 
 
 def test_vgg19_is_asked_for_by_name(server: Server) -> None:

@@ -6,9 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
-import comfy.model_management as memory
 from comfy_api.latest import io
 
+from ..fluxguard_core.command_line import command
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.recognition import Ensemble, FaceEncoder, photo, synthetic, untargeted
 from ..fluxguard_core.recognition.encoder import Colour
@@ -44,14 +44,14 @@ def _attackable(encoder: FaceEncoder) -> FaceEncoder:
     if not encoder.thresholds:
         raise FluxGuardError(
             f"{encoder.name} has no threshold, so nobody could tell when it no longer recognises the face. Measure "
-            "one with: fluxguard calibrate"
+            f"one with {command('calibrate FILE --faces DIR')}."
         )
     return encoder
 
 
 def load_recognisers(ensemble: Ensemble) -> None:
     """Bring every recogniser to the device, for measuring; the host makes the room."""
-    memory.load_models_gpu([host.managed(network) for network in ensemble.networks])
+    host.load_together(ensemble.networks)
 
 
 class FREnsembleLoader(io.ComfyNode):
@@ -213,7 +213,12 @@ class IdentityNode(io.ComfyNode):
 def _around_faces(pictures: Any, choice: str) -> Any:
     """Photos cut on the face template, so that they can be taken whole afterwards."""
     from ..fluxguard_core.recognition import align
-    from .faces import find_landmarks
+    from .faces import face_finder, find_landmarks
 
+    if face_finder(choice) is None:
+        raise FluxGuardError(
+            "Where is the face in the photos? Install YuNet (run "
+            f"{command('models download yunet')}), or crop the photos to the face and choose 'whole frame'."
+        )
     landmarks = find_landmarks(pictures, choice, 0, None, None, "largest")
     return align(pictures, landmarks, 224)

@@ -320,10 +320,25 @@ _ABOUT_MINI = (
 )
 _ABOUT_REAL = (
     "## Models\n- flux1-dev.safetensors in diffusion_models\n- ae.safetensors in vae\n- clip_l and t5xxl_fp16 in "
-    "text_encoders\n- mediapipe_face_fp32.safetensors in detection\n- vgg19-dcbb9e9d.pth in fluxguard/perceptual\n- "
-    "recognisers in fluxguard/recognisers\n\n`fluxguard models list` shows urls, sizes and licences; `fluxguard models "
-    "download NAME` fetches and checks one.\n\nFLUX.1-dev is not for commercial use."
+    "text_encoders\n- mediapipe_face_fp32.safetensors in detection\n- {vgg19} in fluxguard/perceptual\n- "
+    "recognisers in fluxguard/recognisers: {facexlib}, {pyfeat} (save it as pyfeat-facenet.safetensors), {auraface} "
+    "(an ONNX file: needs `python -m pip install onnx` once)\n\nOr fetch and check the last two lines' files with "
+    "ComfyUI's Python, from its folder: `python custom_nodes/fluxguard/fluxguard_core models download {names}`. With "
+    "`models list` it shows licences and sizes.\n\nFLUX.1-dev is not for commercial use."
 )
+FETCHED = {
+    "vgg19": "vgg19",
+    "facexlib": "facexlib-irse50",
+    "pyfeat": "pyfeat-facenet",
+    "auraface": "auraface",
+}
+
+
+def about_real() -> str:
+    """What the full-size graphs need and where it goes, with links to what no stock loader offers."""
+    entries = {key: load_manifest()[name] for key, name in FETCHED.items()}
+    links = {key: f"[{entry.file}]({entry.url})" for key, entry in entries.items()}
+    return _ABOUT_REAL.format(names=" ".join(FETCHED.values()), **links)
 
 
 def start(flow: Flow, mini: bool, *, flux: bool = True, count: int = 1, about: str = "") -> Stage:
@@ -360,7 +375,7 @@ def start(flow: Flow, mini: bool, *, flux: bool = True, count: int = 1, about: s
                 "CLIP",
             )
         vae = flow.node("VAELoader", models=("flux1-vae",), vae_name="ae.safetensors"), "VAE"
-        flow.note(_ABOUT_REAL, 340)
+        flow.note(about_real(), 460)
     flow.column("2 · Picture")
     if mini:
         picture = flow.node("FluxGuard_MiniPortrait", seed=MINI_SEED, count=count)

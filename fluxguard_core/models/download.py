@@ -20,6 +20,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
+from ..command_line import command
 from .errors import ConsentError, DownloadError, OfflineError
 from .locking import exclusive
 from .manifest import Entry
@@ -112,8 +113,8 @@ def licence_question(entry: Entry) -> str:
     use = {True: "allowed", False: "not allowed", None: "left open"}[entry.commercial_use]
     return (
         f"{entry.id} is under: {entry.licence} ({entry.licence_url or 'no page'}); commercial use "
-        f"is {use}. Read the terms, then run `fluxguard models download {entry.id} "
-        "--accept-licence` if you accept them."
+        f"is {use}. Read the terms; if you accept them, run "
+        f"{command(f'models download {entry.id} --accept-licence')}."
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..command_line import command
 from .download import file_sha256
 from .errors import ModelFileError
 from .manifest import Entry
@@ -110,7 +111,7 @@ def _remedy(file: Path, expected: Entry | None) -> str:
     if expected is None:
         return "Fetch or copy it again, completely."
     if expected.source == "download" and file.is_file():
-        return f"Delete it and run `fluxguard models download {expected.id}`."
+        return f"Delete it and run {command(f'models download {expected.id}')}."
     return expected.remedy
 
 

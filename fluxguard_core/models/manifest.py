@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from ..command_line import command
 from .errors import ManifestError
 
 Source = Literal["package", "download", "bring"]
@@ -77,12 +78,12 @@ class Entry:
     def remedy(self) -> str:
         """One sentence: how to get this file."""
         if self.source == "download":
-            return f"Run `fluxguard models download {self.id}`."
+            return f"Run {command(f'models download {self.id}')}."
         if self.source == "package":
             return "Reinstall FluxGuard: this file is part of the package."
         return (
             f"FluxGuard may not fetch this file ({self.licence}): put your own copy into a models "
-            f"folder as {self.folder}/{self.file} (`fluxguard models where {self.id}`)."
+            f"folder as {self.folder}/{self.file}. All places: {command(f'models where {self.id}')}."
         )
 
 

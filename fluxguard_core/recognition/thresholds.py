@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..command_line import command
 from ..errors import FluxGuardError
 from ..imageio import write_atomic
 from .encoder import Colour, FaceEncoder, Threshold
@@ -153,7 +154,7 @@ def read_calibration(model: Path) -> Calibration | None:
     except (ValueError, KeyError, TypeError) as error:
         raise FluxGuardError(
             f"{path} is not a calibration file (expected a JSON object with thresholds, colour and "
-            "mean_face); remove it and run `fluxguard calibrate` again."
+            f"mean_face); remove it and run {command('calibrate FILE --faces DIR')} again."
         ) from error
 
 

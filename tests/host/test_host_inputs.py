@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fluxguard_core.mini.world import weights_path
+from fluxguard_core.models import load_manifest
 
 from .landmarker import mesh_of, write_landmarker, write_yunet
 from .miniature import (
@@ -23,7 +24,7 @@ from .miniature import (
     pictures,
     similarities,
 )
-from .server import Graph, Outcome, Server
+from .server import Graph, Outcome, Rejected, Server
 
 pytestmark = pytest.mark.skipif(
     not all(path.is_file() for path in NEEDED), reason="the miniature's weights are not shipped yet"
@@ -223,7 +224,7 @@ def test_yunet(server: Server) -> None:
     folder = server.base / "models" / "fluxguard" / "detection"
     graph, node = protecting(face_finder="yunet")
     message = server.fails(graph)
-    assert "yunet_final.pth" in message and "fluxguard models download yunet" in message
+    assert "yunet_final.pth" in message and "models download yunet" in message
     folder.mkdir(parents=True)
     torch.save({"conv": torch.zeros(16, 3, 3, 3)}, folder / "yunet_final.pth")
     assert "not YuNet's weight file" in server.fails(graph)
@@ -327,6 +328,33 @@ def test_the_fast_preset(server: Server) -> None:
     assert outcome.outputs[shown]["text"][0].splitlines()[1].startswith("Preset fast")
     del graph[node]["inputs"]["tiny_vae"]
     assert "tiny" in server.fails(graph)
+
+
+def test_the_stock_loader_lists_taef1(server: Server) -> None:
+    """Both halves under the manifest's names make the tiny_vae that the texts speak of."""
+    state = load_file(weights_path("vae"))
+    graph, node = protecting(preset="fast", optimiser_steps=2, attacked_intervals=1)
+    graph[node]["inputs"]["tiny_vae"] = add(graph, "VAELoader", vae_name="taef1")
+    manifest = load_manifest()
+    for half in ("encoder", "decoder"):
+        with pytest.raises(Rejected, match="taef1"):
+            server.queue(graph)
+        entry, prefix = manifest[f"taef1-{half}"], f"taesd_{half}."
+        path = server.base / "models" / entry.folder / entry.file
+        path.parent.mkdir(exist_ok=True)
+        torch.save({k.removeprefix(prefix): v for k, v in state.items() if prefix in k}, path)
+    shown = told(graph, node)
+    assert "Preset fast" in server.result(graph).outputs[shown]["text"][0]
+
+
+def test_a_photo_without_a_face_finder(server: Server) -> None:
+    """Identity has no sockets for landmarks or boxes, so its message does not ask for them."""
+    graph, _ = protecting(optimiser_steps=2)
+    other = add(graph, "FluxGuard_MiniPortrait", seed=OTHER, count=1, size=128)
+    identity(graph, kind="photo", **{"kind.photos": other, "kind.photo_face_finder": "auto"})
+    message = server.fails(graph)
+    assert "models download yunet" in message and "'whole frame'" in message
+    assert "Connect" not in message and "box" not in message
 
 
 def test_a_mask_bounds_the_protection(server: Server) -> None:

@@ -193,14 +193,15 @@ def test_an_onnx_file_is_calibrated_while_the_server_runs(server: Server, tmp_pa
     code += "iresnet(Path(sys.argv[1]), dimension=64)"
     run([python, "-c", code, str(file)], server)
     graph = chosen("protect-existing", ["d.onnx"], ["c.pth"], report=True)
-    assert "pip install onnx" in server.fails(graph)
+    assert f"`{sys.executable} -m pip install onnx`" in server.fails(graph)
     for index in range(46):
         write_png(tmp_path / f"{index}.png", torch.rand(1, 3, 16, 16))
     command = ["-m", "fluxguard_core.cli", "calibrate", str(file), "--faces", str(tmp_path)]
     run([python, *command, "--detector", "frame"], server)
     kept = file.with_name("d.onnx.thresholds.json")
     aside = kept.rename(tmp_path / kept.name)
-    assert "fluxguard calibrate" in server.fails(graph)
+    typed = f"`{sys.executable} {PACK / 'fluxguard_core'} calibrate FILE --faces DIR`"
+    assert typed in server.fails(graph)
     aside.rename(kept)
     outcome = server.result(graph, 400)
     entries = json.loads(outcome.outputs["told"]["text"][0])["recognisers"]

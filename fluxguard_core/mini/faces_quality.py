@@ -18,7 +18,7 @@ UNSEEN_WHEN_BALD = ("hair_colour",)
 
 
 def batches(cache: PortraitCache, count: int, size: int = 32) -> Iterator[Portraits]:
-    """`count` portraits spread evenly over a cache."""
+    """`count` portraits spread evenly over a cache, or all of a smaller one."""
     step = max(1, cache.plan.count // count)
     rows = torch.arange(0, cache.plan.count, step)[:count]
     for start in range(0, len(rows), size):
@@ -29,7 +29,8 @@ def batches(cache: PortraitCache, count: int, size: int = 32) -> Iterator[Portra
 class FinderQuality:
     """Mean and worst-5 % point error in pixels of a 128 picture, of found faces, and rates.
 
-    `found` is the share of portraits with a face found, `false` that of faceless pictures;
+    `found` is the share of portraits with a face found, `false` that of faceless pictures; without
+    any face found the errors are nan;
     `warped` is the mean error on turned, shifted and zoomed portraits, in pixels of the portrait.
     """
 
@@ -59,8 +60,9 @@ def measure_finder(find: FaceFinder, cache: PortraitCache, count: int = 256) -> 
     plain: list[float] = []
     turned: list[float] = []
     worn: list[float] = []
-    missed = missed_warped = false = 0
+    missed = missed_warped = false = shown = 0
     for batch in batches(cache, count):
+        shown += len(batch.images)
         found, gone = _errors(find, batch.images, batch.landmarks)
         plain, missed = plain + found, missed + gone
         found, _ = _errors(find, degrade(batch.images, generator, 0.5), batch.landmarks)
@@ -70,15 +72,14 @@ def measure_finder(find: FaceFinder, cache: PortraitCache, count: int = 256) -> 
         found, gone = _errors(find, warp(batch.images, back), points)
         turned, missed_warped = turned + found, missed_warped + gone
         false += sum(bool(find(image)) for image in without_faces(batch, generator))
-    errors = torch.tensor(plain)
     return FinderQuality(
-        float(errors.mean()),
-        float(errors.quantile(0.95)),
+        float(torch.tensor(plain).mean()),
+        float(torch.tensor(plain).quantile(0.95)) if plain else float("nan"),
         float(torch.tensor(turned).mean()),
         float(torch.tensor(worn).mean()),
-        1 - missed / count,
-        1 - missed_warped / count,
-        false / count,
+        1 - missed / shown,
+        1 - missed_warped / shown,
+        false / shown,
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -16,16 +17,30 @@ from .cache import PortraitCache
 from .faces import classify_with, find_with, parse_with, weights_path
 from .faces_quality import measure_attributes, measure_finder, measure_parser
 from .faces_recognisers import RECIPES, verify
+from .handover import hand_over
 from .renderer import LABEL_NAMES
+from .training import TrainPlan
 
-_DATA = (
-    "Portraits drawn by the miniature's own renderer: 6000 invented people, 8 pictures each, "
-    "128x128; no photograph of anybody. Measured on 400 people that no network was trained on."
-)
 _LIMITS = (
     "It knows the renderer's portraits and pictures edited from them, nothing else: it is a "
     "stand-in for tests and demonstrations and says nothing about real faces."
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A run that has ended.
+
+    Args:
+        samples: pictures that the network has seen, repetitions counted.
+        seed: of initialisation and batches.
+        held_out: portraits to measure on.
+    """
+
+    plan: TrainPlan
+    samples: int
+    seed: int
+    held_out: PortraitCache
 
 
 def round_to_half(network: nn.Module) -> None:
@@ -50,7 +65,22 @@ def write_weights(path: Path, network: nn.Module, metadata: dict[str, str]) -> P
     return path
 
 
-def _card(path: Path, title: str, samples: int, seed: int, quality: list[str]) -> None:
+def _data(run: Trained) -> str:
+    shown, judged = run.plan.portraits, run.held_out.plan
+    return (
+        f"Portraits drawn by the miniature's own renderer: {shown.identities} invented people, {shown.shots} "
+        f"pictures each, {shown.size}x{shown.size}; no photograph of anybody. Measured on "
+        f"{judged.identities} people that no network was trained on."
+    )
+
+
+def _place(device: str) -> str:
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' if threads > 1 else ''}" if device == "cpu" else device
+
+
+def _card(path: Path, title: str, run: Trained, quality: list[str]) -> None:
+    """Write the model card beside the file, and say how both are shipped."""
     size = path.stat().st_size / 1e6
     text = [
         f"# {path.stem}",
@@ -58,31 +88,34 @@ def _card(path: Path, title: str, samples: int, seed: int, quality: list[str]) -
         title,
         "",
         f"- File: {path.name}, float16 safetensors, {size:.2f} MB",
-        f"- Data: {_DATA}",
-        f"- Training: {samples} samples, seed {seed}, AdamW with warm-up and cosine, one CPU core",
+        f"- Data: {_data(run)}",
+        f"- Training: {run.samples} samples, seed {run.seed}, AdamW with warm-up and cosine, "
+        f"{_place(run.plan.device)}",
         *(f"- {line}" for line in quality),
         f"- Limits: {_LIMITS}",
         "- Licence: Apache-2.0",
         "",
     ]
     path.with_suffix(".md").write_text("\n".join(text), encoding="utf-8")
+    hand_over(path, "faces")
 
 
-def finish_recogniser(
-    name: str, network: nn.Module, samples: int, held_out: PortraitCache, folder: Path
-) -> Path:
+def _origin(run: Trained) -> dict[str, str]:
+    return {"samples": str(run.samples), "seed": str(run.seed)}
+
+
+def finish_recogniser(name: str, network: nn.Module, run: Trained) -> Path:
     """Measure, write with thresholds in the metadata, describe."""
     recipe = RECIPES[name]
-    result = verify(FaceEncoder(name, network, recipe.size), held_out)
+    result = verify(FaceEncoder(name, network, recipe.size), run.held_out)
     metadata = {
         "name": f"mini-{name}",
         "size": str(recipe.size),
         "thresholds": json.dumps(list_thresholds(result.thresholds)),
-        "samples": str(samples),
-        "seed": str(recipe.seed),
+        **_origin(run),
         "accept": json.dumps([round(v, 4) for v in result.accept]),
     }
-    path = write_weights(folder / weights_path(name).name, network, metadata)
+    path = write_weights(run.plan.out / weights_path(name).name, network, metadata)
     loose, strict = result.thresholds
     quality = [
         f"Input: crop aligned to the ArcFace template, {recipe.size}x{recipe.size}, RGB, 2x - 1",
@@ -94,17 +127,15 @@ def finish_recogniser(
         f"Mean cosine: {result.genuine:.3f} same person, {result.strangers:.3f} strangers",
     ]
     title = f"Face recogniser of the miniature world, {type(network).__name__} family."
-    _card(path, title, samples, recipe.seed, quality)
+    _card(path, title, run, quality)
     return path
 
 
-def finish_landmarks(
-    network: nn.Module, samples: int, held_out: PortraitCache, folder: Path
-) -> Path:
+def finish_landmarks(network: nn.Module, run: Trained) -> Path:
     """Measure as a finder, write, describe."""
-    result = measure_finder(partial(find_with, network), held_out)
-    metadata = {"samples": str(samples), "seed": "21", "quality": json.dumps(asdict(result))}
-    path = write_weights(folder / weights_path("landmarks").name, network, metadata)
+    result = measure_finder(partial(find_with, network), run.held_out)
+    metadata = {**_origin(run), "quality": json.dumps(asdict(result))}
+    path = write_weights(run.plan.out / weights_path("landmarks").name, network, metadata)
     quality = [
         f"Mean point error: {result.error:.2f} pixels of 128 (95 % of portraits below "
         f"{result.error95:.2f}), {result.degraded:.2f} after blur, noise or JPEG, "
@@ -112,40 +143,36 @@ def finish_landmarks(
         f"Faces found: {result.found:.3f} of portraits, {result.found_warped:.3f} of warped ones; "
         f"a face claimed in {result.false:.3f} of pictures without one",
     ]
-    _card(
-        path, "Face finder of the miniature world: five points and a score.", samples, 21, quality
-    )
+    _card(path, "Face finder of the miniature world: five points and a score.", run, quality)
     return path
 
 
-def finish_parser(network: nn.Module, samples: int, held_out: PortraitCache, folder: Path) -> Path:
+def finish_parser(network: nn.Module, run: Trained) -> Path:
     """Measure, write, describe."""
-    mean, ious, accuracy = measure_parser(partial(parse_with, network), held_out)
-    metadata = {"samples": str(samples), "seed": "22", "miou": f"{mean:.4f}"}
-    path = write_weights(folder / weights_path("parser").name, network, metadata)
+    mean, ious, accuracy = measure_parser(partial(parse_with, network), run.held_out)
+    metadata = {**_origin(run), "miou": f"{mean:.4f}"}
+    path = write_weights(run.plan.out / weights_path("parser").name, network, metadata)
     cells = [f"{n} {v:.2f}" for n, v in zip(LABEL_NAMES, ious, strict=True) if v is not None]
     quality = [
         f"Mean IoU over the classes that occur: {mean:.3f}; pixel accuracy {accuracy:.4f}",
         f"IoU by class: {', '.join(cells)}",
     ]
     title = "Face parser of the miniature world: the 19 CelebAMask-HQ classes."
-    _card(path, title, samples, 22, quality)
+    _card(path, title, run, quality)
     return path
 
 
-def finish_attributes(
-    network: nn.Module, samples: int, held_out: PortraitCache, folder: Path
-) -> Path:
+def finish_attributes(network: nn.Module, run: Trained) -> Path:
     """Measure, write, describe."""
     classify = partial(classify_with, network)
-    clean = measure_attributes(classify, held_out)
-    worn = measure_attributes(classify, held_out, degraded=True)
-    metadata = {"samples": str(samples), "seed": "23", "accuracy": json.dumps(clean)}
-    path = write_weights(folder / weights_path("attributes").name, network, metadata)
+    clean = measure_attributes(classify, run.held_out)
+    worn = measure_attributes(classify, run.held_out, degraded=True)
+    metadata = {**_origin(run), "accuracy": json.dumps(clean)}
+    path = write_weights(run.plan.out / weights_path("attributes").name, network, metadata)
     cells = [f"{name} {value:.3f} ({worn[name]:.3f})" for name, value in clean.items()]
     quality = [
         f"Right answers (after blur, noise or JPEG): {', '.join(cells)}",
         f"Mean: {sum(clean.values()) / len(clean):.4f}",
     ]
-    _card(path, "Attribute classifier of the miniature world.", samples, 23, quality)
+    _card(path, "Attribute classifier of the miniature world.", run, quality)
     return path

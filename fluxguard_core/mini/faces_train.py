@@ -22,10 +22,11 @@ from .faces_data import (
     warp_points,
     without_faces,
 )
-from .faces_fit import FitPlan, fit, step_generator
+from .faces_fit import FitPlan, fit
 from .faces_networks import CLASSES, AttributeNet, LandmarkNet, ParserNet
 from .faces_recognisers import RECIPES, MarginObjective, training_crops
 from .faces_ship import (
+    Trained,
     finish_attributes,
     finish_landmarks,
     finish_parser,
@@ -33,18 +34,21 @@ from .faces_ship import (
     round_to_half,
 )
 from .portrait_spec import CHOICES
-from .training import TrainPlan
+from .training import TrainPlan, start
 
-HELD_OUT = CachePlan(identities=400, shots=6, world=HELD_OUT_WORLD)
+JUDGED = 400
+"""People to measure on, or as many as there are to train on where those are fewer."""
 
 
-def held_out_portraits(root: Path) -> PortraitCache:
+def held_out_portraits(plan: TrainPlan) -> PortraitCache:
     """People that no network is trained on; rendered on first use."""
+    people = min(JUDGED, plan.portraits.identities)
+    portraits = CachePlan(identities=people, shots=6, world=HELD_OUT_WORLD)
     try:
-        return open_cache(root, HELD_OUT)
+        return open_cache(plan.cache, portraits)
     except FluxGuardError:
-        build_cache(root, HELD_OUT, workers=1)
-        return open_cache(root, HELD_OUT)
+        build_cache(plan.cache, portraits, workers=1)
+        return open_cache(plan.cache, portraits)
 
 
 def _prepared(network: nn.Module, plan: TrainPlan) -> nn.Module:
@@ -65,15 +69,16 @@ def _rows(portraits: PortraitCache, count: int, generator: torch.Generator) -> T
 
 
 def _schedule(plan: TrainPlan, rate: float, seed: int) -> FitPlan:
-    return FitPlan(plan.steps, plan.batch, rate, seed=seed + plan.seed, minutes=plan.minutes)
+    return FitPlan(plan.steps, plan.batch, rate, seed=seed, minutes=plan.minutes)
+
+
+def _trained(plan: TrainPlan, samples: int, seed: int) -> Trained:
+    return Trained(plan, samples, seed, held_out_portraits(plan))
 
 
 def _bookkeeping(plan: TrainPlan, name: str) -> tuple[Path, Callable[[str], None]]:
-    """Checkpoint and log of a part; without `resume` an old checkpoint is set aside."""
-    checkpoint, log = plan.out / f"{name}.checkpoint.safetensors", plan.out / f"{name}.log"
-    plan.out.mkdir(parents=True, exist_ok=True)
-    if not plan.resume:
-        checkpoint.unlink(missing_ok=True)
+    """Checkpoint and log of a part."""
+    checkpoint, log = start(name, plan)
 
     def write(line: str) -> None:
         with log.open("a") as file:
@@ -83,32 +88,31 @@ def _bookkeeping(plan: TrainPlan, name: str) -> tuple[Path, Callable[[str], None
     return checkpoint, write
 
 
-def train_recogniser(plan: TrainPlan, name: str, *, compiled: bool = False) -> Path:
+def train_recogniser(plan: TrainPlan, name: str) -> Path:
     """Train one of RECIPES, measure it on held-out people, write its file with thresholds."""
     recipe, portraits = RECIPES[name], open_cache(plan.cache, plan.portraits)
-    torch.manual_seed(recipe.seed)
+    seed = recipe.seed + plan.seed
+    torch.manual_seed(seed)
     network = _prepared(recipe.build(), plan)
     objective = MarginObjective(network, identity_parameters(portraits)).to(plan.device)
-    forward = torch.compile(network) if compiled else network
-    schedule = _schedule(plan, recipe.rate, recipe.seed)
+    schedule = _schedule(plan, recipe.rate, seed)
 
     def draw(step: int, generator: torch.Generator) -> Tensor:
         crops, people = training_crops(portraits, recipe, plan.batch, generator)
         margin = 0.3 * min(1.0, step / (0.3 * plan.steps))
         with _autocast(plan, recipe.half):
-            raw = forward(_fast(crops * 2 - 1, plan))
+            raw = network(_fast(crops * 2 - 1, plan))
         return objective.loss(raw.float(), people.to(raw.device), margin)
 
-    if compiled:
-        draw(0, step_generator(schedule.seed, 0)).backward()
     samples = fit(objective, draw, schedule, *_bookkeeping(plan, name))
     round_to_half(network.cpu())
-    return finish_recogniser(name, network, samples, held_out_portraits(plan.cache), plan.out)
+    return finish_recogniser(name, network, _trained(plan, samples, seed))
 
 
 def train_landmarks(plan: TrainPlan) -> Path:
     """Five points and a face score: three quarters portraits, one quarter without a face."""
-    torch.manual_seed(21)
+    seed = 21 + plan.seed
+    torch.manual_seed(seed)
     portraits, network = open_cache(plan.cache, plan.portraits), _prepared(LandmarkNet(), plan)
     faces = plan.batch * 3 // 4
 
@@ -124,9 +128,9 @@ def train_landmarks(plan: TrainPlan) -> Path:
             found, score = network(_fast(images, plan))
         return _landmark_loss(found, score, points.to(found.device))
 
-    samples = fit(network, draw, _schedule(plan, 2e-3, 21), *_bookkeeping(plan, "landmarks"))
+    samples = fit(network, draw, _schedule(plan, 2e-3, seed), *_bookkeeping(plan, "landmarks"))
     round_to_half(network.cpu())
-    return finish_landmarks(network, samples, held_out_portraits(plan.cache), plan.out)
+    return finish_landmarks(network, _trained(plan, samples, seed))
 
 
 def _landmark_loss(found: Tensor, score: Tensor, points: Tensor) -> Tensor:
@@ -142,7 +146,8 @@ def _landmark_loss(found: Tensor, score: Tensor, points: Tensor) -> Tensor:
 
 def train_parser(plan: TrainPlan) -> Path:
     """Nineteen classes at full resolution, rare classes weighted up."""
-    torch.manual_seed(22)
+    seed = 22 + plan.seed
+    torch.manual_seed(seed)
     portraits, network = open_cache(plan.cache, plan.portraits), _prepared(ParserNet(), plan)
     weights = class_weights(portraits).to(plan.device)
 
@@ -158,9 +163,9 @@ def train_parser(plan: TrainPlan) -> Path:
             logits = network(_fast(images, plan))
         return F.cross_entropy(logits.float(), labels.to(logits.device), weights)
 
-    samples = fit(network, draw, _schedule(plan, 2.5e-3, 22), *_bookkeeping(plan, "parser"))
+    samples = fit(network, draw, _schedule(plan, 2.5e-3, seed), *_bookkeeping(plan, "parser"))
     round_to_half(network.cpu())
-    return finish_parser(network, samples, held_out_portraits(plan.cache), plan.out)
+    return finish_parser(network, _trained(plan, samples, seed))
 
 
 def class_weights(portraits: PortraitCache) -> Tensor:
@@ -175,7 +180,8 @@ def class_weights(portraits: PortraitCache) -> Tensor:
 
 def train_attributes(plan: TrainPlan) -> Path:
     """One head for each attribute; a bald head's hair colour is left out of the loss."""
-    torch.manual_seed(23)
+    seed = 23 + plan.seed
+    torch.manual_seed(seed)
     portraits, network = open_cache(plan.cache, plan.portraits), _prepared(AttributeNet(), plan)
     bald = CHOICES["hair_style"].index("bald")
     style, colour = list(CHOICES).index("hair_style"), list(CHOICES).index("hair_colour")
@@ -191,15 +197,17 @@ def train_attributes(plan: TrainPlan) -> Path:
         losses = [F.cross_entropy(logits[n], truth[:, i]) for i, n in enumerate(CHOICES)]
         return torch.stack(losses).sum()
 
-    samples = fit(network, draw, _schedule(plan, 2e-3, 23), *_bookkeeping(plan, "attributes"))
+    samples = fit(network, draw, _schedule(plan, 2e-3, seed), *_bookkeeping(plan, "attributes"))
     round_to_half(network.cpu())
-    return finish_attributes(network, samples, held_out_portraits(plan.cache), plan.out)
+    return finish_attributes(network, _trained(plan, samples, seed))
 
 
 def _train_part(plan: TrainPlan, name: str) -> None:
     others = {"landmarks": train_landmarks, "parser": train_parser, "attributes": train_attributes}
-    path = train_recogniser(plan, name) if name in RECIPES else others[name](plan)
-    print(f"Written {path}")
+    if name in RECIPES:
+        train_recogniser(plan, name)
+    else:
+        others[name](plan)
 
 
 def _part(name: str, steps: int, batch: int) -> tuple[Callable[[TrainPlan], None], int, int]:

@@ -11,6 +11,7 @@ import torch
 
 from ..diffusers_taesd import LATENT_CHANNELS, AutoencoderTiny
 from .cache import PortraitCache, cache_folder
+from .handover import earlier
 from .training import TrainPlan
 from .world import load_autoencoder
 
@@ -44,8 +45,8 @@ def latent_cache(
 
 
 def prepared_latents(plan: TrainPlan, cache: PortraitCache) -> np.ndarray:
-    """Latents of the cache under the shipped encoder (which alone decides them)."""
-    autoencoder = load_autoencoder()
+    """Latents of the cache under the encoder to build on (which alone decides them)."""
+    autoencoder = load_autoencoder(earlier("vae", plan))
     weights = b"".join(p.detach().numpy().tobytes() for p in autoencoder.encoder.parameters())
     mark = hashlib.sha256(weights).hexdigest()[:8]
     return latent_cache(cache, autoencoder, mark, cache_folder(plan.cache, cache.plan), plan.device)

@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..diffusers_backend import image_ids, pack, unpack
+from ..diffusers_backend import image_ids, pack
 from ..diffusers_keys import AXES_DIMS, HEAD_DIM, flux_from_diffusers
 from ..diffusers_taesd import LATENT_CHANNELS
 from ..errors import FluxGuardError
 from .cache import PortraitCache, open_cache
 from .captions import training_caption
+from .handover import hand_over
 from .latents import prepared_latents
 from .portrait_spec import CHOICES
 from .scene import WEIGHT, SceneHead, scene_vectors, token_focus, token_labels
@@ -106,31 +107,6 @@ def draw_sigma(count: int, device: str) -> Tensor:
     t = torch.where(torch.rand(count, device=device) < 1 / 6, torch.rand(count, device=device), t)
     t = t.clamp(1e-4, 1.0)
     return math.exp(SHIFT) / (math.exp(SHIFT) + 1.0 / t - 1.0)
-
-
-@torch.no_grad()
-def sample(
-    model: FluxAndText,
-    texts: list[str],
-    *,
-    steps: int = 25,
-    guidance: float = 3.5,
-    seed: int = 0,
-    side: int = 16,
-) -> Tensor:
-    """Model-space latents [B,16,side,side] by Euler steps on the shifted schedule."""
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(len(texts), LATENT_CHANNELS, side, side, generator=generator).to(device)
-    z = pack(z)
-    ids = torch.tensor([token_ids(t) for t in texts], device=device)
-    strength = torch.full((len(texts),), guidance, device=device)
-    t = torch.linspace(1.0, 0.0, steps + 1)
-    grid = math.exp(SHIFT) / (math.exp(SHIFT) + 1.0 / t.clamp(min=1e-9) - 1.0)
-    for now, then in zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True):
-        v = model(z, ids, torch.full((len(texts),), now, device=device), strength)
-        z = z + (then - now) * v.float()
-    return unpack(z, side, side)
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,8 +241,9 @@ def save_flux(model: FluxAndText, out: Path) -> None:
     """Black Forest Labs key names, float16; the text encoder beside it."""
     state = flux_from_diffusers(model.transformer.state_dict())
     half = {k: v.to(torch.float16).contiguous().cpu() for k, v in state.items()}
-    save_file(
-        half, out / "fluxguard-mini-flux.safetensors", {"format": "pt", "licence": "Apache-2.0"}
-    )
+    flux, text = (out / f"fluxguard-mini-{part}.safetensors" for part in ("flux", "text"))
+    save_file(half, flux, {"format": "pt", "licence": "Apache-2.0"})
     words = {k: v.to(torch.float16).contiguous().cpu() for k, v in model.text.state_dict().items()}
-    save_file(words, out / "fluxguard-mini-text.safetensors", text_metadata(model.text))
+    save_file(words, text, text_metadata(model.text))
+    hand_over(flux, "diffusion_models")
+    hand_over(text, "text_encoders")

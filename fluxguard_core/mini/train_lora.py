@@ -13,6 +13,7 @@ from ..diffusers_backend import pack
 from ..errors import FluxGuardError
 from .cache import PortraitCache, open_cache
 from .captions import training_caption
+from .handover import earlier, hand_over
 from .styles import sepia_drawing
 from .text import token_ids
 from .train_flux import FluxAndText, draw_sigma
@@ -25,15 +26,16 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_mlp", "proj_out", "ff.net.0
 STYLE = "sepia"
 
 
-def _with_adapter() -> FluxAndText:
-    """The shipped model, frozen, with a fresh adapter; alpha = rank so that hosts apply it at 1."""
+def _with_adapter(plan: TrainPlan) -> FluxAndText:
+    """The model to build on, frozen, with a fresh adapter; alpha = rank so that hosts apply it at 1."""
     try:
         from peft import LoraConfig
     except ImportError as error:
         raise FluxGuardError(
             "Training a LoRA needs the peft package. Install it with: pip install 'fluxguard[diffusers]'"
         ) from error
-    transformer, text = load_transformer(), load_text_encoder()
+    transformer = load_transformer(earlier("flux", plan))
+    text = load_text_encoder(earlier("text", plan))
     blocks = [
         name
         for name, module in transformer.named_modules()
@@ -45,9 +47,10 @@ def _with_adapter() -> FluxAndText:
     return FluxAndText(transformer, text)
 
 
-def _styled_latents(cache: PortraitCache, device: str) -> Tensor:
+def _styled_latents(cache: PortraitCache, plan: TrainPlan) -> Tensor:
     """Packed latents [N,L,64] of the first PICTURES portraits in the style."""
-    coder = load_autoencoder().to(device)
+    device = plan.device
+    coder = load_autoencoder(earlier("vae", plan)).to(device)
     found = []
     count = min(PICTURES, cache.plan.count)
     for start in range(0, count, 32):
@@ -62,8 +65,8 @@ def train_lora(plan: TrainPlan) -> None:
     """Writes `fluxguard-mini-sepia.safetensors` (float16, diffusers' LoRA keys) into plan.out."""
     torch.manual_seed(plan.seed)
     cache = open_cache(plan.cache, plan.portraits)
-    latents = _styled_latents(cache, plan.device)
-    model = _with_adapter()
+    latents = _styled_latents(cache, plan)
+    model = _with_adapter(plan)
 
     def loss(state: TrainState, progress: float) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng((plan.seed, state.step))
@@ -90,3 +93,4 @@ def save_lora(model: Any, plan: TrainPlan) -> None:
     named = {f"transformer.{k}": v.to(torch.float16).contiguous().cpu() for k, v in state.items()}
     path = plan.out / f"fluxguard-mini-{STYLE}.safetensors"
     save_file(named, path, {"format": "pt", "licence": "Apache-2.0"})
+    hand_over(path, "loras")

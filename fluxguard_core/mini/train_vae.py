@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from safetensors.torch import save_file
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 
 from ..diffusers_taesd import AutoencoderTiny, narrow_autoencoder, padded_state
 from .cache import HELD_OUT_WORLD, open_cache, spec_of
+from .handover import earlier, hand_over
 from .latents import prepared_latents
 from .renderer import render_batch
 from .training import Recipe, TrainPlan, TrainState, train
@@ -113,7 +112,7 @@ def train_vae(plan: TrainPlan) -> None:
         return f"held-out PSNR {reconstruction_psnr(average, held_out.to(plan.device)):.2f} dB"
 
     coder = train("vae", coder, loss, plan, Recipe(RATE), report)  # type: ignore[assignment]
-    save_vae(coder, replace(plan, device="cpu"))
+    save_vae(coder.cpu(), plan)
 
 
 class _Decoder(nn.Module):
@@ -129,10 +128,10 @@ class _Decoder(nn.Module):
 
 
 def refine_decoder(plan: TrainPlan) -> None:
-    """Train the shipped autoencoder's decoder further; the encoder, and so every latent, stays."""
+    """Train an autoencoder's decoder further; the encoder, and so every latent, stays."""
     cache = open_cache(plan.cache, plan.portraits)
     latents = prepared_latents(plan, cache)
-    coder = _Coder(load_autoencoder())
+    coder = _Coder(load_autoencoder(earlier("vae", plan)))
     held_out, _, _ = render_batch([spec_of(HELD_OUT_WORLD, i, 0) for i in range(16)])
     with torch.no_grad():
         held_latents = coder.encode(held_out)
@@ -169,3 +168,4 @@ def save_vae(coder: _Coder, plan: TrainPlan) -> None:
     state = {k: v.to(torch.float16).contiguous() for k, v in padded_state(autoencoder).items()}
     path = plan.out / "fluxguard-mini-vae.safetensors"
     save_file(state, path, {"format": "pt", "licence": "Apache-2.0"})
+    hand_over(path, "vae")

@@ -108,7 +108,9 @@ class TrainState:
                 if f"optimiser.{index[p]}.{names[0]}" not in tensors:
                     continue
                 moments = {n: tensors[f"optimiser.{index[p]}.{n}"].to(p) for n in names}
-                counter = {"step": torch.tensor(float(self.step))} if len(names) > 1 else {}
+                # A fused AdamW counts on the parameter's device.
+                count = torch.tensor(float(self.step), device=p.device)
+                counter = {"step": count} if len(names) > 1 else {}
                 optimiser.state[p] = {**counter, **moments}
 
 
@@ -170,15 +172,15 @@ def train(
     """Train to the end of the budget; returns the moving average in evaluation mode.
 
     Writes a checkpoint every few minutes, at the end and when stopped; a run resumed on the same machine
-    ends in the weights of one that was never stopped, unless it follows the clock.
+    ends in the weights of one that was never stopped, unless it follows the clock. Raises FluxGuardError
+    where a checkpoint lies and the plan does not resume it.
 
     Args:
         loss: (state, progress in [0, 1]) -> scalar loss and figures for the log.
         report: called at every checkpoint; its line goes into the log.
         prepare: called once before the first step, e.g. to compile module and average.
     """
-    plan.out.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = _paths(name, plan)
+    checkpoint, log = start(name, plan)
     module.to(plan.device).train()
     average = copy.deepcopy(module).requires_grad_(False).eval()
     state = TrainState(module, average, _optimisers(module, recipe))
@@ -238,6 +240,21 @@ def _update(state: TrainState, value: Tensor, rate: float, recipe: Recipe) -> No
 def _paths(name: str, plan: TrainPlan) -> tuple[Path, Path]:
     """Checkpoint and log of a part."""
     return plan.out / f"{name}.checkpoint.safetensors", plan.out / f"{name}.log"
+
+
+def start(name: str, plan: TrainPlan) -> tuple[Path, Path]:
+    """Checkpoint and log of a part, in a folder that is there.
+
+    Raises FluxGuardError where an earlier run's checkpoint would be overwritten.
+    """
+    checkpoint, log = _paths(name, plan)
+    if checkpoint.exists() and not plan.resume:
+        raise FluxGuardError(
+            f"{checkpoint} holds an earlier run. Continue it with --resume, or move it away (or give another "
+            "--out) to start anew."
+        )
+    plan.out.mkdir(parents=True, exist_ok=True)
+    return checkpoint, log
 
 
 def _progress(state: TrainState, plan: TrainPlan) -> float:

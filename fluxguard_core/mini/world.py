@@ -37,15 +37,17 @@ def lora_path(style: str) -> Path:
     return weights_folder() / "loras" / f"fluxguard-mini-{style}.safetensors"
 
 
-def _checked(part: Part) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata, held against size and sha256 in the manifest."""
-    name = f"fluxguard-mini-{part}"
-    return load_tensors(weights_path(part), expected=load_manifest()[name])
+def _tensors(part: Part, file: Path | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata; the shipped file is held against size and sha256 in the manifest."""
+    shipped = weights_path(part)
+    if file is None or file == shipped:
+        return load_tensors(shipped, expected=load_manifest()[f"fluxguard-mini-{part}"])
+    return load_tensors(file)
 
 
-def load_autoencoder() -> AutoencoderTiny:
+def load_autoencoder(file: Path | None = None) -> AutoencoderTiny:
     """diffusers' AutoencoderTiny (float32), without the channels that the TAESD layout pads with."""
-    return load_autoencoder_state(_checked("vae")[0]).requires_grad_(False)
+    return load_autoencoder_state(_tensors("vae", file)[0]).requires_grad_(False)
 
 
 def transformer_from(state: Mapping[str, Tensor]) -> Any:
@@ -62,14 +64,14 @@ def transformer_from(state: Mapping[str, Tensor]) -> Any:
     return transformer.eval().requires_grad_(False)
 
 
-def load_transformer() -> Any:
+def load_transformer(file: Path | None = None) -> Any:
     """diffusers' FluxTransformer2DModel (float32) of the miniature."""
-    return transformer_from(_checked("flux")[0])
+    return transformer_from(_tensors("flux", file)[0])
 
 
-def load_text_encoder() -> TextEncoder:
+def load_text_encoder(file: Path | None = None) -> TextEncoder:
     """Callable: texts -> (context [B,24,128], pooled [B,128])."""
-    return text_encoder_from(*_checked("text")).requires_grad_(False)
+    return text_encoder_from(*_tensors("text", file)).requires_grad_(False)
 
 
 def load_stack(device: str = "cpu") -> FluxStack:

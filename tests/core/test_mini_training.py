@@ -1,4 +1,4 @@
-"""`fluxguard mini train`: every generative part from its command, on a handful of people."""
+"""`fluxguard mini train`: every part from its command, on a handful of people."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fluxguard_core.cli import main
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.mini.cache import CachePlan, build_cache, open_cache
+from fluxguard_core.mini.faces_train import PARTS as FACE_PARTS
+from fluxguard_core.mini.faces_train import train_landmarks
 from fluxguard_core.mini.scene import scene_vectors, token_focus, token_labels
 from fluxguard_core.mini.train_flux import new_model
 from fluxguard_core.mini.training import Recipe, TrainPlan, TrainState, train
-from fluxguard_core.mini.world import weights_folder
+from fluxguard_core.mini.world import Part, weights_folder, weights_path
 
 PEOPLE = 4
+PARTS: tuple[Part, ...] = ("vae", "flux", "text")
 WRITTEN = {
     "vae": ("vae/fluxguard-mini-vae.safetensors",),
     "vae-decoder": ("vae/fluxguard-mini-vae.safetensors",),
@@ -27,6 +31,7 @@ WRITTEN = {
         "text_encoders/fluxguard-mini-text.safetensors",
     ),
     "lora": ("loras/fluxguard-mini-sepia.safetensors",),
+    **{part: (f"faces/fluxguard-mini-{part}.safetensors",) for part in FACE_PARTS},
 }
 
 
@@ -60,15 +65,109 @@ def test_a_part_trains_and_goes_on_from_its_checkpoint(
 ) -> None:
     assert command(part, portraits, tmp_path, "--steps", "2") == 0
     first = {name: load_file(tmp_path / Path(name).name) for name in WRITTEN[part]}
+    assert steps_done(part, tmp_path) == 2
     assert command(part, portraits, tmp_path, "--steps", "4", "--resume") == 0
-    log = (tmp_path / f"{part}.log").read_text().splitlines()
-    assert [line.split(",")[0] for line in log] == ["done after 2 steps", "done after 4 steps"]
+    assert steps_done(part, tmp_path) == 4
+    told = capsys.readouterr().out
     for name, before in first.items():
+        assert f"copy it to fluxguard_core/mini/weights/{Path(name).parent}" in told
         shipped, after = load_file(weights_folder() / name), load_file(tmp_path / Path(name).name)
         assert {k: (v.shape, v.dtype) for k, v in after.items()} == {
             k: (v.shape, v.dtype) for k, v in shipped.items()
         }
         assert any(not torch.equal(before[k], after[k]) for k in before)
+
+
+def steps_done(part: str, out: Path) -> int:
+    with safe_open(out / f"{part}.checkpoint.safetensors", "pt") as file:
+        return int(file.metadata()["step"])
+
+
+@pytest.mark.parametrize("part", ["vae", "landmarks"])
+def test_an_earlier_run_is_not_overwritten_unasked(
+    part: str, portraits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(part, portraits, tmp_path, "--steps", "2") == 0
+    checkpoint = tmp_path / f"{part}.checkpoint.safetensors"
+    before = checkpoint.read_bytes()
+    assert command(part, portraits, tmp_path, "--steps", "2") == 2
+    message = capsys.readouterr().err
+    assert str(checkpoint) in message and "--resume" in message
+    assert checkpoint.read_bytes() == before
+
+
+def test_parts_build_on_the_ones_before_them(
+    portraits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {part: weights_path(part).name for part in PARTS}
+    assert command("vae", portraits, tmp_path, "--steps", "2") == 0
+    fresh = load_file(tmp_path / names["vae"])
+    assert command("vae-decoder", portraits, tmp_path, "--steps", "2") == 0
+    refined = load_file(tmp_path / names["vae"])
+    same = {k for k in fresh if torch.equal(fresh[k], refined[k])}
+    assert {k for k in fresh if "encoder" in k} <= same
+    assert {k for k in fresh if "decoder" in k} - same
+    assert command("flux", portraits, tmp_path, "--steps", "2") == 0
+    told = capsys.readouterr().out
+    assert f"Builds on {tmp_path / names['vae']}\n" in told and str(weights_folder()) not in told
+    assert command("lora", portraits, tmp_path, "--steps", "2") == 0
+    told = capsys.readouterr().out
+    assert all(f"Builds on {tmp_path / name}\n" in told for name in names.values())
+
+    assert command("lora", portraits, tmp_path / "alone", "--steps", "2") == 0
+    told = capsys.readouterr().out
+    assert all(f"Builds on {weights_path(part)}\n" in told for part in PARTS)
+    mine, theirs = (
+        load_file(folder / "fluxguard-mini-sepia.safetensors")
+        for folder in (tmp_path, tmp_path / "alone")
+    )
+    assert any(not torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+@pytest.mark.parametrize("part", ["ir", "parser"])
+def test_a_card_tells_the_run_it_comes_from(part: str, portraits: Path, tmp_path: Path) -> None:
+    cards, starts = [], []
+    for seed in ("0", "5"):
+        out = tmp_path / seed
+        assert command(part, portraits, out, "--steps", "1", "--seed", seed, "--device", "cpu") == 0
+        file = out / f"fluxguard-mini-{part}.safetensors"
+        cards.append(file.with_suffix(".md").read_text())
+        with safe_open(file, "pt") as opened:
+            starts.append(int(opened.metadata()["seed"]))
+            assert opened.metadata()["samples"] == "4"
+    assert starts[1] == starts[0] + 5 and f"seed {starts[1]}," in cards[1]
+    assert all(f"{PEOPLE} invented people, 8 pictures each, 128x128" in card for card in cards)
+    assert all(f"Measured on {PEOPLE} people" in card for card in cards)
+    assert all(f"{torch.get_num_threads()} CPU thread" in card for card in cards)
+
+
+def test_another_seed_starts_from_other_weights(portraits: Path, tmp_path: Path) -> None:
+    first = []
+    for seed in (0, 5):
+        plan = TrainPlan(
+            0, tmp_path / str(seed), portraits, seed, batch=4, portraits=CachePlan(PEOPLE)
+        )
+        train_landmarks(plan)
+        first.append(load_file(plan.out / "fluxguard-mini-landmarks.safetensors"))
+    assert any(not torch.equal(first[0][k], first[1][k]) for k in first[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+def test_a_resumed_optimiser_counts_on_the_device_of_its_parameters(tmp_path: Path) -> None:
+    def state(device: str) -> TrainState:
+        module = Line().to(device)
+        optimiser = torch.optim.AdamW(module.parameters(), fused=device == "cpu")
+        return TrainState(module, Line().to(device), (optimiser,))
+
+    trained = state("cpu")
+    trained.module(torch.randn(2, 6)).sum().backward()
+    trained.optimisers[0].step()
+    trained.step = 1
+    trained.save(tmp_path / "line.safetensors")
+    resumed = state("meta")
+    resumed.load(tmp_path / "line.safetensors")
+    moments = resumed.optimisers[0].state.values()
+    assert len(moments) == 4 and all(m["step"].device.type == "meta" for m in moments)
 
 
 class Line(nn.Module):

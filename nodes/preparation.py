@@ -34,6 +34,7 @@ class Prepared:
     window: Window | None
     region: Tensor
     networks: Sequence[torch.nn.Module]
+    working_bytes: int
     first: int
     iterates: int
 
@@ -66,7 +67,9 @@ def prepare(
     distance, network = _perceptual(wishes.perceptual, decoder, tiny)
     networks = [encoder.network for encoder in wishes.ensemble.attacked]
     networks += [extra for extra in (network, tiny and tiny.module) if extra is not None]
-    host.load_together(decoder, networks, to_samples(source).shape)
+    picture = decoder.look(to_samples(source))
+    networks.append(decoder.module)
+    host.load_together(networks)
     first = intervals - preset.attacked if intervals else 0
 
     def stepped(entry: RefinerStep, picture: Tensor) -> None:
@@ -76,7 +79,6 @@ def prepare(
         )
 
     with host.ordinary_tensors():
-        picture = decoder(to_samples(source.clone()))
         landmarks = None
         if preset.aligned or preset.face_only:
             landmarks = find_landmarks(
@@ -105,7 +107,9 @@ def prepare(
         )
     region = None if refiner.region is None else refiner.region.cpu()
     acted = blending_mask(region, window, grid)[:, 0]
-    return Prepared(refiner, window, acted, [decoder.module, *networks], first, iterates_of(preset))
+    worked_on = source if window is None else window.crop(source)
+    need = decoder.bytes_needed(to_samples(worked_on).shape)
+    return Prepared(refiner, window, acted, networks, need, first, iterates_of(preset))
 
 
 @lru_cache(maxsize=1)

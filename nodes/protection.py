@@ -102,7 +102,7 @@ class LatentRefiner(io.ComfyNode):
         steps_with = solver if solver != "trajectory's" else trajectory.solver
         branches = torch.Size((2 * trajectory.source.shape[0], *trajectory.source.shape[1:]))
         result = host.with_field(
-            host.with_models(model, prepared.networks),
+            host.with_models(model, prepared.networks, prepared.working_bytes),
             host.with_guidance(positive, guidance),
             lambda field: edit_and_protect(
                 field,
@@ -120,6 +120,7 @@ class LatentRefiner(io.ComfyNode):
             shape=branches,
             sigmas=trajectory.sigmas,
             solver=steps_with,
+            follows=trajectory,
         )
         progress(total)
         patches = ", ".join(host.edit_patches(model)) or "none (a plain generation)"
@@ -179,6 +180,7 @@ class ProtectLatent(io.ComfyNode):
         rounds = wishes.preset.attacked
         progress = host.Progress(rounds * iterates_of(wishes.preset))
         prepared = prepare(wishes, decoder, samples / unit, lambda z: z * unit, progress, 0)
+        host.load_together(prepared.networks, prepared.working_bytes)
         result = protect_latent(
             samples / unit, prepared.refiner, rounds=rounds, window=prepared.window
         )

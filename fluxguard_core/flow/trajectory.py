@@ -108,6 +108,31 @@ class Trajectory:
             return Evaluation(nearest, 1, sigma)
         return None
 
+    def check_schedule(self, sigmas: Tensor) -> None:
+        """Refuse a run [M + 1] that does not step along the trajectory's σ, all of them or a connected part.
+
+        Another schedule meets the record only between its points, where it is an approximation.
+        """
+        run = sigmas.detach().double().cpu()
+        self.locate(float(run[0]))
+        own = self.sigmas.double().cpu()
+        first = int((own - run[0]).abs().argmin())
+        part = own[first : first + run.numel()]
+        if part.shape != run.shape or float((part - run).abs().max()) > GRID_TOLERANCE:
+            raise FluxGuardError(
+                f"This run has {run.numel() - 1} steps from σ = {float(run[0]):.4f} to {float(run[-1]):.4f}, which are "
+                f"not steps of the trajectory ({self.intervals} from {float(own[0]):.4f} to 0). Connect SIGMAS of "
+                "Trajectory Start, or give the same SIGMAS to RF Inversion."
+            )
+
+    def same_record(self, other: Trajectory) -> bool:
+        """Whether both hold the same inversion, wherever they are kept."""
+        return self is other or (
+            self.terminal.shape == other.terminal.shape
+            and torch.equal(self.terminal.cpu(), other.terminal.cpu())
+            and torch.equal(self.sigmas, other.sigmas)
+        )
+
     def nearest(self, sigma: float) -> Evaluation:
         """The evaluation whose σ lies nearest: approximate, for samplers that leave the grid."""
         starts, ends = self.sigmas[:-1], self.sigmas[1:]

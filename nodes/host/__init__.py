@@ -6,14 +6,7 @@ after guidance.
 
 from __future__ import annotations
 
-from .decoders import (
-    PictureDecoder,
-    load_together,
-    managed,
-    picture_decoder,
-    with_models,
-    working_device,
-)
+from .decoders import PictureDecoder, picture_decoder
 from .field import HostField, with_field
 from .flux import (
     check_conditioning,
@@ -25,6 +18,7 @@ from .flux import (
     with_guidance,
 )
 from .guards import edit_patches
+from .networks import load_together, managed, private_copy, with_models, working_device
 from .patches import fuse_velocities, inject_values
 from .progress import Progress, latent_preview, ordinary_tensors, picture_preview
 from .sampling import TrajectoryNoise, flow_sampler
@@ -48,6 +42,7 @@ __all__ = [
     "picture_latent",
     "picture_preview",
     "placed",
+    "private_copy",
     "to_latent",
     "to_model_space",
     "with_field",

@@ -1,28 +1,22 @@
-"""Decoders and recognisers that gradients pass through, in memory that the host counts."""
+"""A VAE as a picture decoder that gradients pass through."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import comfy.model_management as memory
-import comfy.model_patcher
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...fluxguard_core.errors import FluxGuardError
 from ...fluxguard_core.mini.models import FEATURE_SCALE
-from ...fluxguard_core.protect.gradients import differentiable
-from .field import KEY
-from .flux import Model
+from .networks import private_copy
 from .progress import ordinary_tensors
 
 _private: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
-_patchers: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 # Memory for the way back through a decoder with checkpointed blocks, in decodes without gradients.
 _BACKWARD = 3.0
 
@@ -43,8 +37,15 @@ class PictureDecoder:
         return self.vae.process_output(decoded.float().clone())[:, :3]
 
     def bytes_needed(self, shape: Sequence[int]) -> int:
-        """Estimated working memory of a decode with gradients."""
-        return int(_BACKWARD * self.vae.memory_used_decode(tuple(shape), self.vae.vae_dtype))
+        """Estimated working memory of a decode [B, C, h, w] with gradients, all pictures at once."""
+        one = self.vae.memory_used_decode((1, *shape[1:]), self.vae.vae_dtype)
+        return int(_BACKWARD * shape[0] * one)
+
+    def look(self, samples: Tensor) -> Tensor:
+        """The same picture without gradients, by the host, which takes tiles where memory is short."""
+        decoded = self.vae.decode(samples).movedim(-1, 1)[:, :3]
+        with ordinary_tensors():
+            return decoded.to(samples.device, torch.float32).clone()
 
     def features(self) -> Callable[[Tensor], Tensor] | None:
         """Features [B, C, H/4, W/4] from the encoder of a TAESD-layout VAE; None for any other."""
@@ -72,11 +73,7 @@ def picture_decoder(vae: Any) -> PictureDecoder:
         )
     original = vae.first_stage_model
     if original not in _private:
-        with ordinary_tensors():
-            module = differentiable(original)
-            if module is original:
-                module = copy.deepcopy(original).requires_grad_(False)
-            _private[original] = _recomputing(module.eval())
+        _private[original] = _recomputing(private_copy(original))
     return PictureDecoder(vae, _private[original])
 
 
@@ -93,41 +90,3 @@ def _recomputing(module: nn.Module) -> nn.Module:
 
             block.forward = checkpointed  # type: ignore[method-assign]
     return module
-
-
-def managed(network: nn.Module) -> Any:
-    """The host's handle on a network of ours, so that its memory is counted and taken back."""
-    if network not in _patchers:
-        patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-        _patchers[network] = patcher(
-            network,
-            load_device=memory.get_torch_device(),
-            offload_device=memory.unet_offload_device(),
-            size=memory.module_size(network),
-        )
-    return _patchers[network]
-
-
-def load_together(
-    decoder: PictureDecoder,
-    networks: Sequence[nn.Module],
-    shape: Sequence[int],
-    model: Model = None,
-) -> None:
-    """Bring decoder and recognisers (and a MODEL) to the device, with room to work."""
-    handles = [managed(network) for network in (decoder.module, *networks)]
-    if model is not None:
-        handles.append(model)
-    memory.load_models_gpu(handles, memory_required=decoder.bytes_needed(shape))
-
-
-def with_models(model: Model, networks: Sequence[nn.Module]) -> Model:
-    """A clone of MODEL whose sampling also loads these networks, in one request."""
-    patched = model.clone()
-    patched.set_additional_models(KEY, [managed(network) for network in networks])
-    return patched
-
-
-def working_device() -> torch.device:
-    """Where the host computes."""
-    return memory.get_torch_device()

@@ -13,7 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...fluxguard_core.errors import FluxGuardError
-from ...fluxguard_core.flow import SOLVERS, Block, Layout, SolverName, ValueTap
+from ...fluxguard_core.flow import SOLVERS, Block, Layout, SolverName, Trajectory, ValueTap
 from .flux import Conditioning, Model, flux_layout
 
 Result = TypeVar("Result")
@@ -87,10 +87,15 @@ class HostField:
 
 
 class EngineSampler(comfy.samplers.Sampler):
-    """Hands the guider's model to the engine, past the samplers' own noise scaling (0 / 0 at σ = 1)."""
+    """Hands the guider's model to the engine, past the samplers' own noise scaling (0 / 0 at σ = 1).
 
-    def __init__(self, work: Callable[[Any, dict[str, Any]], Tensor]) -> None:
-        self.work = work
+    `trajectory` is the one that the engine follows; None where it makes one.
+    """
+
+    def __init__(
+        self, work: Callable[[Any, dict[str, Any]], Tensor], trajectory: Trajectory | None
+    ) -> None:
+        self.work, self.trajectory = work, trajectory
 
     def sample(
         self,
@@ -115,6 +120,7 @@ def with_field(
     shape: torch.Size,
     sigmas: Tensor,
     solver: SolverName,
+    follows: Trajectory | None = None,
     raw: bool = False,
 ) -> Result:
     """Run the engine on a MODEL: the host loads it, and takes it down again afterwards.
@@ -122,6 +128,7 @@ def with_field(
     Args:
         work: what to do with the field.
         shape: largest latent batch it will see, for the host's memory estimate.
+        follows: the trajectory that the work retraces, which the edit's patches must hold too.
         raw: the field is the bare network, and shows attention values.
     """
     layout, probe = flux_layout(model), _Probe()
@@ -139,5 +146,7 @@ def with_field(
     guider = comfy.samplers.CFGGuider(patched)
     guider.inner_set_conds({"positive": conditioning})
     empty = torch.zeros(shape)
-    guider.sample(empty, empty, EngineSampler(run), sigmas.float(), disable_pbar=True, seed=0)
+    guider.sample(
+        empty, empty, EngineSampler(run, follows), sigmas.float(), disable_pbar=True, seed=0
+    )
     return results[0]

@@ -35,7 +35,9 @@ def guarded_clone(model: Model, trajectory: Trajectory, name: str) -> Model:
         noise, latent, sampler, sigmas = args[:4]
         mask = args[4] if len(args) > 4 else kwargs.get("denoise_mask")
         _check_run(name, trajectory, noise, sigmas, mask)
-        if not isinstance(sampler, EngineSampler):
+        if isinstance(sampler, EngineSampler):
+            _check_record(name, trajectory, sampler.trajectory)
+        else:
             _check_start(name, model, trajectory, noise, latent, float(sigmas[0]))
         return executor(*args, **kwargs)
 
@@ -69,11 +71,19 @@ def _check_run(
     name: str, trajectory: Trajectory, noise: Tensor, sigmas: Tensor, mask: Tensor | None
 ) -> None:
     trajectory.check_latent(noise.shape)
-    trajectory.locate(float(sigmas[0]))
+    trajectory.check_schedule(sigmas)
     if mask is not None:
         raise FluxGuardError(
             f"{name}: the latent carries a noise mask, which works against the recorded trajectory. Use the LATENT "
             "of Trajectory Start, and give the mask to Velocity Fusion."
+        )
+
+
+def _check_record(name: str, trajectory: Trajectory, followed: Trajectory | None) -> None:
+    if followed is not None and not followed.same_record(trajectory):
+        raise FluxGuardError(
+            f"{name} on this MODEL holds another trajectory than the one connected to the refiner, so two pictures "
+            "would be mixed. Connect the same TRAJECTORY to both."
         )
 
 

@@ -119,6 +119,28 @@ def test_locate_finds_both_stages() -> None:
         trajectory.locate(1.2)
 
 
+def test_a_run_follows_the_grid_or_a_connected_part_of_it() -> None:
+    trajectory = inverted(noise(1, 16, 4, 4), value_intervals=0)
+    grid = trajectory.sigmas
+    for part in (grid, grid[2:], grid[1:4], grid[:3].float()):
+        trajectory.check_schedule(part)
+    skipping = torch.cat((grid[:1], grid[2:]))
+    finer = flux_schedule(2 * STEPS, 4)
+    for other in (skipping, finer, grid[:-1] * 0.97, grid.flip(0)):
+        with pytest.raises(FluxGuardError, match="not steps of the trajectory"):
+            trajectory.check_schedule(other)
+    with pytest.raises(FluxGuardError, match="outside the trajectory's grid"):
+        trajectory.check_schedule(1.2 * grid)
+
+
+def test_a_record_is_known_again_wherever_it_is_kept() -> None:
+    z = noise(1, 16, 4, 4)
+    trajectory, again = inverted(z, value_intervals=0), inverted(z, value_intervals=0)
+    assert trajectory is not again and trajectory.same_record(again)
+    assert not trajectory.same_record(inverted(z + 0.01, value_intervals=0))
+    assert not trajectory.same_record(inverted(noise(1, 16, 4, 6), value_intervals=0))
+
+
 def test_velocities_between_the_records_are_interpolated() -> None:
     trajectory = inverted(noise(1, 16, 4, 4), value_intervals=0)
     middles = ((trajectory.sigmas[:-1] + trajectory.sigmas[1:]) / 2).tolist()

@@ -7,38 +7,17 @@ pack, and then how many of its blocks are computed again on the way back.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-
-host, pack = sys.argv[1:]
-sys.argv = sys.argv[:1]
-sys.path[:0] = [host]
-
-import comfy.cli_args  # noqa: E402
-
-comfy.cli_args.args.cpu = True
-
-import comfy.sd  # noqa: E402
-import comfy.utils  # noqa: E402
-import torch  # noqa: E402
-
-torch.set_num_threads(1)
-spec = importlib.util.spec_from_file_location(
-    "portraits", f"{pack}/__init__.py", submodule_search_locations=[pack]
-)
-assert spec is not None and spec.loader is not None
-module = importlib.util.module_from_spec(spec)
-sys.modules["portraits"] = module
-spec.loader.exec_module(module)
-
-from portraits.fluxguard_core.diffusers_backend import decode_latent, encode_image  # noqa: E402
-from portraits.fluxguard_core.mini.faces import find_faces, load_recogniser  # noqa: E402
-from portraits.fluxguard_core.mini.portrait_spec import random_spec  # noqa: E402
-from portraits.fluxguard_core.mini.renderer import render  # noqa: E402
-from portraits.fluxguard_core.mini.world import load_autoencoder, weights_path  # noqa: E402
-from portraits.fluxguard_core.protect.gradients import gradients  # noqa: E402
-from portraits.fluxguard_core.recognition import align  # noqa: E402
-from portraits.nodes import host as bridge  # noqa: E402
+import inside  # isort: skip; it makes the host and the pack importable
+import comfy.sd
+import torch
+from portraits.fluxguard_core.diffusers_backend import decode_latent, encode_image
+from portraits.fluxguard_core.mini.faces import find_faces, load_recogniser
+from portraits.fluxguard_core.mini.portrait_spec import random_spec
+from portraits.fluxguard_core.mini.renderer import render
+from portraits.fluxguard_core.mini.world import load_autoencoder
+from portraits.fluxguard_core.protect.gradients import gradients
+from portraits.fluxguard_core.recognition import align
+from portraits.nodes import host as bridge
 
 picture = render(random_spec(349)).image[None]
 encoder = load_recogniser("ir")
@@ -58,8 +37,7 @@ with torch.no_grad():
 expected = gradient(lambda z: decode_latent(autoencoder, z), latent)
 
 with torch.inference_mode():
-    state, metadata = comfy.utils.load_torch_file(str(weights_path("vae")), return_metadata=True)
-    vae = comfy.sd.VAE(sd=state, metadata=metadata)
+    vae = inside.miniature_vae()
     assert all(p.is_inference() for p in vae.first_stage_model.parameters())
     decoder = bridge.picture_decoder(vae)
     assert bridge.picture_decoder(vae).module is decoder.module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .graphs import Builder, GoldenGraph, golden_run, relative_error, saved_latent
+from .miniature import find, graph_of
 from .server import Rejected, Server
 
 
@@ -65,6 +67,39 @@ def test_a_grid_that_does_not_match(server: Server) -> None:
     graph.graph[graph.inversion]["inputs"]["sigmas"] = _basic_sigmas(graph, denoise=0.6)
     graph.sample(graph.fuse(graph.model), sigmas=_basic_sigmas(graph, denoise=1.0))
     assert "outside the trajectory's grid" in server.fails(graph.graph)
+
+
+def test_a_grid_of_other_steps(server: Server) -> None:
+    """Another schedule from the same σ and noise: the background would drift, so it is refused."""
+    graph = GoldenGraph()
+    start = _start(graph)
+    graph.sample(
+        graph.fuse(graph.model),
+        noise=[start, 0],
+        sigmas=graph.link(
+            "BasicScheduler", model=graph.model, scheduler="simple", steps=7, denoise=1.0
+        ),
+    )
+    message = server.fails(graph.graph)
+    assert "not steps of the trajectory" in message and "Trajectory Start" in message
+
+
+def test_patches_of_another_picture(server: Server) -> None:
+    """Two inversions of one size: the refiner follows one, Velocity Fusion holds the other."""
+    graph = graph_of("edit-and-protect")
+    inversion, refiner = (
+        find(graph, f"FluxGuard_{kind}") for kind in ("RFInversion", "LatentRefiner")
+    )
+    portrait, encoder = find(graph, "FluxGuard_MiniPortrait"), find(graph, "VAEEncode")
+    graph["90"] = copy.deepcopy(graph[portrait])
+    graph["90"]["inputs"]["seed"] += 1
+    graph["91"] = copy.deepcopy(graph[encoder])
+    graph["91"]["inputs"]["pixels"] = ["90", 0]
+    graph["92"] = copy.deepcopy(graph[inversion])
+    graph["92"]["inputs"].update(latent=["91", 0], steps=4)
+    graph[inversion]["inputs"]["steps"] = 4
+    graph[refiner]["inputs"]["trajectory"] = ["92", 0]
+    assert "holds another trajectory" in server.fails(graph)
 
 
 def _start(graph: GoldenGraph) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,19 +213,26 @@ def test_the_host_equals_the_diffusers_backend(server: Server, tmp_path: Path) -
     assert relative_error(saved_latent(server, outcome, "l"), edited) < 1e-3
 
 
+def inside(installation: tuple[Path, Path], script: str) -> str:
+    """What a script says that runs in the host's Python, without a server."""
+    host, python = installation
+    command = [str(python), str(Path(__file__).parent / script), str(host), str(PACK)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
 def test_gradients_are_the_engines(installation: tuple[Path, Path]) -> None:
     """d loss / d latent inside inference mode: the miniature's VAE, and one of FLUX's layout."""
-    import subprocess
-
-    host, python = installation
-    script = Path(__file__).parent / "gradient_check.py"
-    done = subprocess.run(
-        [str(python), str(script), str(host), str(PACK)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    mini, flux, checkpointed = done.stdout.split()[-3:]
+    mini, flux, checkpointed = inside(installation, "gradient_check.py").split()[-3:]
     assert float(mini) < 1e-4 and float(flux) < 1e-4
     assert int(checkpointed) > 10
+
+
+def test_networks_are_moved_whole_counted_and_given_back(installation: tuple[Path, Path]) -> None:
+    found = json.loads(inside(installation, "memory_check.py").splitlines()[-1])
+    assert found.pop("freed") == 0  # none of the memory that the user's VAE still holds
+    assert found.pop("kept decoders") == 0
+    assert found.pop("batch") == 4
+    assert 1 <= found.pop("room") < 1.01
+    assert len(found) == 8 and all(found.values()), found

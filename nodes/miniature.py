@@ -20,13 +20,20 @@ _CATEGORY = f"{CATEGORY}/miniature"
 
 
 class MiniClip:
-    """The miniature's text encoder as a CLIP, for the stock CLIP Text Encode node.
+    """The miniature's text encoder as a CLIP, for the stock text nodes and Load LoRA.
 
-    It reads the miniature's own small language; an unknown word is an error that lists the known ones.
+    It reads the miniature's own small language; an unknown word is an error that lists the known ones. As with
+    FLUX's two encoders, one text ("l") makes the pooled vector and one ("t5xxl") the context.
     """
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder
+        self.patcher = host.managed(encoder).clone()
+
+    @property
+    def cond_stage_model(self) -> TextEncoder:
+        """Where Load LoRA looks for layers."""
+        return self.encoder
 
     def clone(self, *_: Any, **__: Any) -> MiniClip:
         return MiniClip(self.encoder)
@@ -36,7 +43,7 @@ class MiniClip:
         return []
 
     def tokenize(self, text: str, *_: Any, **__: Any) -> dict[str, str]:
-        return {"text": text}
+        return {"l": text, "t5xxl": text}
 
     def encode_from_tokens(
         self,
@@ -46,7 +53,8 @@ class MiniClip:
         **_: Any,
     ) -> Any:
         with torch.inference_mode(False), torch.no_grad():
-            context, pooled = self.encoder([tokens["text"]])
+            contexts, summaries = self.encoder(list(dict.fromkeys([tokens["l"], tokens["t5xxl"]])))
+        context, pooled = contexts[-1:], summaries[:1]
         if return_dict:
             return {"cond": context, "pooled_output": pooled}
         return (context, pooled) if return_pooled else context

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -84,6 +86,26 @@ def mesh_landmarks(
     return [_numbered(faces, index, number) for number, faces in enumerate(meshes)]
 
 
+@dataclass(frozen=True, eq=False)
+class Located:
+    """Where the faces of a batch are.
+
+    Args:
+        points: five points [faces · N, 5, 2] of the N pictures with a face; each face is followed through
+            them before the next.
+        pictures: numbers of the pictures with a face.
+        faceless: numbers of the others.
+    """
+
+    points: Tensor
+    pictures: tuple[int, ...]
+    faceless: tuple[int, ...]
+
+    def of(self, number: int) -> Tensor:
+        """The faces of one picture [faces, 5, 2]."""
+        return self.points.unflatten(0, (-1, len(self.pictures)))[:, self.pictures.index(number)]
+
+
 def find_landmarks(
     picture: Tensor,
     choice: str,
@@ -92,41 +114,86 @@ def find_landmarks(
     bboxes: Any,
     which: str = "index",
 ) -> Tensor:
-    """Five points [B, 5, 2] of one face a picture [B, 3, H, W]; of all faces [faces · B, 5, 2].
+    """Five points [faces · B, 5, 2] as ``locate_faces`` finds them; FluxGuardError for a picture without a face."""
+    located = locate_faces(picture, choice, index, face_landmarks, bboxes, which)
+    if located.faceless:
+        raise FluxGuardError(_no_face(f"in picture {_numbers(located.faceless)}"))
+    return located.points
 
-    Of all faces, each is followed through the batch before the next. Raises FluxGuardError where no face is
-    found, saying what to connect.
+
+def locate_faces(
+    picture: Tensor,
+    choice: str,
+    index: int,
+    face_landmarks: dict[str, Any] | None,
+    bboxes: Any,
+    which: str = "index",
+) -> Located:
+    """One face of every picture [B, 3, H, W], or all of them, and which pictures have none.
+
+    Raises FluxGuardError where no picture has a face, or one has fewer than were asked for, saying what to do.
     """
     size, batch = (picture.shape[-2], picture.shape[-1]), picture.shape[0]
-    if face_landmarks is not None:
-        seen = [list(map(five_points, faces)) for faces in _meshes(face_landmarks, size)]
-    elif bboxes is not None:
-        seen = [[_in_box(box, picture[0]) for box in boxes] for boxes in _frames(bboxes)]
-    else:
-        seen = [_found(image, choice) for image in picture]
+    seen = _seen(picture, choice, face_landmarks, bboxes, size)
     if len(seen) not in (1, batch):
         raise FluxGuardError(
             f"Faces of {len(seen)} pictures came for {batch} pictures. Detect them on the same batch."
         )
+    seen = seen * batch if len(seen) == 1 else seen
+    pictures = tuple(number for number, faces in enumerate(seen) if faces)
+    if not pictures:
+        raise FluxGuardError(_no_face("in the picture" if batch == 1 else "in any picture"))
     if which == "all":
-        return _everyone(seen, batch)
-    if which == "largest":
-        chosen = [max(faces, key=_spread) for faces in seen if faces]
-        if len(chosen) == len(seen):
-            return torch.stack(chosen).float().cpu()
-    points = [_numbered(faces, index, number) for number, faces in enumerate(seen)]
-    return torch.stack(points).float().cpu()
+        points = _everyone([seen[number] for number in pictures])
+    elif which == "largest":
+        points = torch.stack([max(seen[number], key=_spread) for number in pictures])
+    else:
+        points = torch.stack([_numbered(seen[number], index, number) for number in pictures])
+    faceless = tuple(number for number in range(batch) if number not in pictures)
+    return Located(points.float().cpu(), pictures, faceless)
 
 
-def _everyone(seen: list[list[Tensor]], batch: int) -> Tensor:
+def told_faceless(numbers: Sequence[int]) -> str:
+    """What a user has to know of pictures that passed through a protection; "" where there are none."""
+    if not numbers:
+        return ""
+    return f"NOT PROTECTED: picture {_numbers(numbers)} of the batch (the first is 0). No face was found there."
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _no_face(where: str) -> str:
+    return (
+        f"No face was found {where}. Use a picture with a larger, unobstructed face, or let the detector find "
+        "more, or give a box."
+    )
+
+
+def _seen(
+    picture: Tensor,
+    choice: str,
+    face_landmarks: dict[str, Any] | None,
+    bboxes: Any,
+    size: tuple[int, int],
+) -> list[list[Tensor]]:
+    """The five points of every face, picture by picture."""
+    if face_landmarks is not None:
+        return [list(map(five_points, faces)) for faces in _meshes(face_landmarks, size)]
+    if bboxes is not None:
+        return [[_in_box(box, picture[0]) for box in boxes] for boxes in _frames(bboxes)]
+    return [_found(image, choice) for image in picture]
+
+
+def _everyone(seen: list[list[Tensor]]) -> Tensor:
     counts = sorted({len(faces) for faces in seen})
-    if counts == [0] or len(counts) > 1:
+    if len(counts) > 1:
         raise FluxGuardError(
             f"All faces are to be protected, but the pictures have {' and '.join(map(str, counts))} of them; expected "
-            "the same number in each, and at least one. Protect such pictures one by one."
+            "the same number in each that has any. Protect such pictures one by one."
         )
-    every = torch.stack([torch.stack(faces) for faces in seen]).float().cpu()
-    return every.expand(batch, -1, -1, -1).transpose(0, 1).flatten(0, 1)
+    return torch.stack([torch.stack(faces) for faces in seen]).transpose(0, 1).flatten(0, 1)
 
 
 def _spread(points: Tensor) -> float:
@@ -137,8 +204,8 @@ def _spread(points: Tensor) -> float:
 def _numbered(faces: list[Tensor], index: int, number: int) -> Tensor:
     if index >= len(faces):
         raise FluxGuardError(
-            f"Picture {number} has {len(faces)} faces, but face {index} was asked for. Use a picture with a larger, "
-            "unobstructed face, lower face_index, or let the detector find more."
+            f"Picture {number} has {len(faces)} faces, but face {index} was asked for. Lower face_index, or let "
+            "the detector find more."
         )
     return faces[index]
 

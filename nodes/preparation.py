@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -21,14 +21,17 @@ from ..fluxguard_core.protect.presets import Preset
 from ..fluxguard_core.protect.refiner import Refiner, RefinerStep
 from ..fluxguard_core.protect.region import Window
 from . import folders, host
-from .faces import find_landmarks
+from .faces import Located, locate_faces
 from .protection_inputs import Wishes
 from .wires import latent_mask
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A refiner ready to run, and what the host has to load for it."""
+    """A refiner ready to run, and what the host has to load for it.
+
+    ``faceless`` numbers the pictures that it leaves alone.
+    """
 
     refiner: Refiner
     window: Window | None
@@ -37,6 +40,7 @@ class Prepared:
     working_bytes: int
     first: int
     iterates: int
+    faceless: tuple[int, ...]
 
     def done(self, attacked: int, generated: int) -> int:
         """Progress in all: intervals generated, and iterates of the attacked ones before."""
@@ -79,25 +83,17 @@ def prepare(
         )
 
     with host.ordinary_tensors():
-        landmarks = None
-        if preset.aligned or preset.face_only:
-            landmarks = find_landmarks(
-                picture,
-                wishes.face_finder,
-                wishes.face_index,
-                wishes.face_landmarks,
-                wishes.bboxes,
-                wishes.which_face,
-            ).to(picture.device)
+        located = _located(wishes, picture)
         within = None
         if wishes.mask is not None:
-            within = latent_mask(wishes.mask.clone(), grid, source.shape[0])
+            within = latent_mask(wishes.mask.clone(), grid, len(source))
+            within = within[list(located.pictures)] if len(within) > 1 else within
         refiner, window = assemble_refiner(
             preset,
             wishes.ensemble,
             wishes.identity,
-            picture,
-            landmarks,
+            picture[list(located.pictures)],
+            located.points.to(picture.device) if len(located.points) else None,
             grid,
             decode=lambda z: decoder(to_samples(z)),
             decode_tiny=None if tiny is None else (lambda z: tiny(to_samples(z))),
@@ -107,9 +103,29 @@ def prepare(
         )
     region = None if refiner.region is None else refiner.region.cpu()
     acted = blending_mask(region, window, grid)[:, 0]
+    if located.faceless:
+        acted = acted.repeat(len(source), 1, 1)
+        acted[list(located.faceless)] = 0
+        window = replace(window or Window(0, grid[0], 0, grid[1]), pictures=located.pictures)
     worked_on = source if window is None else window.crop(source)
     need = decoder.bytes_needed(to_samples(worked_on).shape)
-    return Prepared(refiner, window, acted, networks, need, first, iterates_of(preset))
+    return Prepared(
+        refiner, window, acted, networks, need, first, iterates_of(preset), located.faceless
+    )
+
+
+def _located(wishes: Wishes, picture: Tensor) -> Located:
+    """The faces to protect; the paper preset takes every picture whole."""
+    if not (wishes.preset.aligned or wishes.preset.face_only):
+        return Located(torch.empty(0, 5, 2), tuple(range(len(picture))), ())
+    return locate_faces(
+        picture,
+        wishes.face_finder,
+        wishes.face_index,
+        wishes.face_landmarks,
+        wishes.bboxes,
+        wishes.which_face,
+    )
 
 
 @lru_cache(maxsize=1)

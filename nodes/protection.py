@@ -12,6 +12,7 @@ from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.flow import Trajectory
 from ..fluxguard_core.protect.run import Protection, edit_and_protect, protect_latent
 from . import host
+from .faces import told_faceless
 from .preparation import iterates_of, prepare
 from .protection_inputs import Wishes, protection_inputs, wishes_of
 from .wires import CATEGORY, TrajectoryWire
@@ -124,11 +125,13 @@ class LatentRefiner(io.ComfyNode):
         )
         progress(total)
         patches = ", ".join(host.edit_patches(model)) or "none (a plain generation)"
+        edited = host.to_latent(model, result.edited)
+        protected = host.to_latent(model, result.protected)
         return io.NodeOutput(
-            host.to_latent(model, result.protected),
-            host.to_latent(model, result.edited),
+            _passing(protected, edited["samples"], prepared.faceless),
+            edited,
             prepared.region,
-            f"Edit patches: {patches}\n{_told(result, wishes)}",
+            f"{_warned(prepared.faceless)}Edit patches: {patches}\n{_told(result, wishes)}",
         )
 
 
@@ -185,8 +188,28 @@ class ProtectLatent(io.ComfyNode):
             samples / unit, prepared.refiner, rounds=rounds, window=prepared.window
         )
         progress(progress.total)
-        protected = (result.protected * unit).to(latent["samples"].device)
-        return io.NodeOutput({"samples": protected}, prepared.region, _told(result, wishes))
+        protected = {"samples": (result.protected * unit).to(latent["samples"].device)}
+        return io.NodeOutput(
+            _passing(protected, latent["samples"], prepared.faceless),
+            prepared.region,
+            f"{_warned(prepared.faceless)}{_told(result, wishes)}",
+        )
+
+
+def _passing(protected: dict[str, Any], plain: Tensor, faceless: tuple[int, ...]) -> dict[str, Any]:
+    """A LATENT whose pictures without a face are the plain ones, bit for bit."""
+    samples = protected["samples"].clone()
+    for number in faceless:
+        samples[number] = plain[number].to(samples)
+    return {**protected, "samples": samples}
+
+
+def _warned(faceless: tuple[int, ...]) -> str:
+    """The report's first line where pictures stay unprotected, told on the node and in the log as well."""
+    if not faceless:
+        return ""
+    host.warn(told_faceless(faceless))
+    return f"{told_faceless(faceless)}\n"
 
 
 def _told(result: Protection, wishes: Wishes) -> str:

@@ -25,7 +25,7 @@ from ..fluxguard_core.recognition import Ensemble
 from ..fluxguard_core.recognition.detectors import face_from_points
 from ..fluxguard_core.recognition.faces import nearest
 from . import host
-from .faces import face_finder, face_inputs, find_landmarks
+from .faces import face_finder, face_inputs, locate_faces
 from .people import load_recognisers
 from .wires import CATEGORY, EnsembleWire, to_image, to_picture
 
@@ -80,7 +80,7 @@ class PrivacyReport(io.ComfyNode):
         with host.ordinary_tensors():
             pictures = [to_picture(image).cpu().clone() for image in (original, edited, protected)]
             _alike(pictures)
-            landmarks = find_landmarks(
+            located = locate_faces(
                 pictures[0], face_finder, face_index, face_landmarks, bboxes, which_face
             )
             second, notes = _second(second_photo, face_finder)
@@ -88,12 +88,14 @@ class PrivacyReport(io.ComfyNode):
             load_recognisers(ensemble)
             progress = host.Progress(len(pictures[0]))
             for i in range(len(pictures[0])):
-                points = landmarks if len(landmarks) == 1 else landmarks[i :: len(pictures[0])]
-                report, shown = _measured(
-                    ensemble, [p[i : i + 1] for p in pictures], points, second, face_finder, notes
-                )
+                one = [picture[i : i + 1] for picture in pictures]
+                if i in located.faceless:
+                    report = _reported((), one, (_unmeasured(i),))
+                else:
+                    results = _measured(ensemble, one, located.of(i), second, face_finder)
+                    report = _reported(results, one, notes)
                 reports.append(report)
-                pages.append(chart(report, shown))
+                pages.append(chart(report, Pictures(*one)))
                 progress(i + 1, host.picture_preview(pages[-1]))
             image = to_image(_stacked(pages))
         summary = "\n\n".join(
@@ -138,9 +140,8 @@ def _measured(
     landmarks: Tensor,
     second: Shot | None,
     choice: str,
-    notes: tuple[str, ...],
-) -> tuple[Report, Pictures]:
-    """The report of one picture, on every protected face [faces, 5, 2]; of several, named by number."""
+) -> tuple[Recognition, ...]:
+    """What recognisers say of every protected face [faces, 5, 2]; of several, named by number."""
     original, edited, protected = pictures
     recognisers: list[Recognition] = []
     for number, points in enumerate(landmarks):
@@ -151,14 +152,27 @@ def _measured(
             replace(result, name=f"{result.name}, face {number}") if several else result
             for result in measure(ensemble, *shots, second=second)
         )
-    report = Report(
-        recognisers=tuple(recognisers),
+    return tuple(recognisers)
+
+
+def _unmeasured(number: int) -> str:
+    return (
+        f"Nothing was measured on picture {number} of the batch (the first is 0): no face was found in the "
+        "original. Take it for unprotected."
+    )
+
+
+def _reported(
+    results: tuple[Recognition, ...], pictures: list[Tensor], notes: tuple[str, ...]
+) -> Report:
+    original, edited, protected = pictures
+    return Report(
+        recognisers=results,
         edit=quality(edited, original),
         protection=quality(protected, edited),
         size=(original.shape[-2], original.shape[-1]),
         notes=notes,
     )
-    return report, Pictures(original, edited, protected)
 
 
 def _stacked(pages: list[Tensor]) -> Tensor:

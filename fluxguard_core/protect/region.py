@@ -42,21 +42,28 @@ def face_region(landmarks: Tensor, height: int, width: int, *, feather: float = 
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of the latent grid, [top, bottom) x [left, right)."""
+    """A rectangle of the latent grid, [top, bottom) x [left, right), in some or all pictures of a batch.
+
+    Args:
+        pictures: numbers of the pictures meant; None means all of the batch.
+    """
 
     top: int
     bottom: int
     left: int
     right: int
+    pictures: tuple[int, ...] | None = None
 
     def crop(self, latent: Tensor) -> Tensor:
         """Cut the rectangle out of [B, C, H, W]."""
-        return latent[..., self.top : self.bottom, self.left : self.right]
+        chosen = latent if self.pictures is None else latent[list(self.pictures)]
+        return chosen[..., self.top : self.bottom, self.left : self.right]
 
     def paste(self, latent: Tensor, patch: Tensor) -> Tensor:
-        """A copy of ``latent`` with ``patch`` in the rectangle."""
+        """A copy of ``latent`` with ``patch`` in the rectangle; other pictures stay as they are."""
         whole = latent.clone()
-        whole[..., self.top : self.bottom, self.left : self.right] = patch
+        chosen = slice(None) if self.pictures is None else list(self.pictures)
+        whole[chosen, :, self.top : self.bottom, self.left : self.right] = patch
         return whole
 
     def shift(self, landmarks: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from .flux import (
 )
 from .guards import edit_patches
 from .networks import load_together, managed, private_copy, with_models, working_device
+from .notices import warn
 from .patches import fuse_velocities, inject_values
 from .progress import Progress, latent_preview, ordinary_tensors, picture_preview
 from .sampling import TrajectoryNoise, flow_sampler
@@ -45,6 +46,7 @@ __all__ = [
     "private_copy",
     "to_latent",
     "to_model_space",
+    "warn",
     "with_field",
     "with_guidance",
     "with_models",

@@ -309,6 +309,27 @@ def test_a_window_leaves_the_rest_of_the_latent_to_the_edit() -> None:
     assert change[:2].max() == 0 and change[:, 10:].max() == 0 and change[2:10, 2:10].max() > 0
 
 
+def test_a_window_leaves_out_pictures_of_a_batch() -> None:
+    """A picture without a face: its latent is the edit's, or the given one, bit for bit."""
+    latent = noise(3, 16, 12, 12)
+    window = Window(2, 10, 2, 10, pictures=(0, 2))
+    assert torch.equal(window.crop(latent), latent[[0, 2], :, 2:10, 2:10])
+
+    def work() -> Refiner:
+        made = refiner(synthetic(1), decode(window.crop(latent)), steps=2)
+        made.region = torch.ones(1, 1, 8, 8)
+        return made
+
+    edit = edit_and_protect(
+        tiny_stack().field("a red face", 5.5), trajectory_of(latent), [], work(), window=window
+    )
+    still = protect_latent(latent, work(), rounds=2, window=window)
+    for result in (edit, still):
+        change = (result.protected - result.edited).abs().amax((1, 2, 3))
+        assert change[1] == 0 and change[0] > 0 and change[2] > 0
+    assert torch.equal(still.protected[1], latent[1])
+
+
 @pytest.mark.parametrize("stop_at", [1, 9])
 def test_an_interrupt_keeps_the_best_so_far(stop_at: int) -> None:
     latent = noise(1, 16, 8, 8)

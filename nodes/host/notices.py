@@ -1,0 +1,16 @@
+"""Warnings that reach the user: in the host's log, and on the node that is running."""
+
+from __future__ import annotations
+
+import logging
+
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+
+def warn(text: str) -> None:
+    """Log a warning, and show it on the running node in the client that queued it."""
+    logging.warning("FluxGuard: %s", text)
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    if context is not None and server is not None:
+        server.send_progress_text(text, context.node_id, server.client_id)

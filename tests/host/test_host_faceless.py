@@ -1,0 +1,118 @@
+"""Pictures without a face in a batch, grey pictures, pictures with alpha: what comes out of the graphs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .miniature import NEEDED, find, graph_of, pictures, similarities
+from .server import Graph, Outcome, Server
+from .test_host_inputs import ATTACKED, add, portraits, protecting, region, told
+
+pytestmark = pytest.mark.skipif(
+    not all(path.is_file() for path in NEEDED), reason="the miniature's weights are not shipped yet"
+)
+
+
+@pytest.fixture
+def socket(server: Server) -> Iterator[Any]:
+    websocket = pytest.importorskip("websocket")
+    address = server.url.replace("http", "ws") + f"/ws?clientId={server.client}"
+    connection = websocket.create_connection(address, timeout=120)
+    yield connection
+    connection.close()
+
+
+def between(graph: Graph) -> None:
+    """Put a picture of a wall between the graph's first two portraits."""
+    portrait = find(graph, "FluxGuard_MiniPortrait")
+    users = [entry["inputs"] for entry in graph.values()]
+    wall = add(graph, "EmptyImage", width=128, height=128, batch_size=1, color=0x8090A0)
+    other = add(graph, "FluxGuard_MiniPortrait", seed=352, count=1, size=128)
+    first = add(graph, "ImageBatch", image1=[portrait, 0], image2=wall)
+    batch = add(graph, "ImageBatch", image1=first, image2=other)
+    for inputs in users:
+        for name, value in inputs.items():
+            inputs[name] = batch if value == [portrait, 0] else value
+
+
+def latents(server: Server, outcome: Outcome, node: str) -> Tensor:
+    (entry,) = outcome.outputs[node]["latents"]
+    return load_file(server.output_file(entry))["latent_tensor"]
+
+
+def binary_with(connection: Any, text: str) -> bytes:
+    """The binary message that carries a text; the connection's time limit ends the wait."""
+    while True:
+        message = connection.recv()
+        if isinstance(message, bytes) and text.encode() in message:
+            return message
+
+
+def keep(graph: Graph, samples: list[Any]) -> str:
+    return add(graph, "SaveLatent", samples=samples, filename_prefix="latents/faceless")[0]
+
+
+def test_a_picture_without_a_face_passes_through(server: Server, socket: Any) -> None:
+    """Bit for bit, and nobody can take it for protected; its neighbours are protected."""
+    graph, node = protecting()
+    between(graph)
+    before, after = keep(graph, [find(graph, "VAEEncode"), 0]), keep(graph, [node, 0])
+    shown, saved = told(graph, node), region(graph, node)
+    report = find(graph, "FluxGuard_PrivacyReport")
+    texts = [add(graph, "PreviewAny", source=[report, output])[0] for output in (1, 2)]
+    prompt = server.queue(graph)
+    outcome = server.wait(prompt)
+    assert outcome.error is None, outcome.error
+    was, now = (latents(server, outcome, name) for name in (before, after))
+    assert torch.equal(was[1], now[1])
+    assert not torch.equal(was[0], now[0]) and not torch.equal(was[2], now[2])
+    acted = pictures(server, outcome, saved)
+    assert [float(mask.max()) for mask in acted] == [1, 0, 1]
+    people = portraits([349, 352])[0]
+    protected = pictures(server, outcome, find(graph, "SaveImage", "Protected"))[[0, 2]]
+    found = similarities(people, protected)
+    assert all(max(found[name]) < 0.7 for name in ATTACKED), found
+    first = outcome.outputs[shown]["text"][0].splitlines()[0]
+    assert first.startswith("NOT PROTECTED: picture 1 of the batch") and "No face" in first
+    assert first in server.log.read_text()
+    assert node.encode() in binary_with(socket, first)  # on the node, in the browser
+    summary, numbers = (outcome.outputs[text]["text"][0] for text in texts)
+    values = json.loads(numbers)
+    assert [len(value["recognisers"]) > 0 for value in values] == [True, False, True]
+    assert values[1]["verdict"]["headline"] == "Nothing was measured."
+    assert "no face was found in the original. Take it for unprotected." in summary
+
+
+def test_an_edit_of_a_picture_without_a_face(server: Server) -> None:
+    """The refiner's edit goes on for every picture; without a face both outputs are the same."""
+    graph = graph_of("edit-and-protect")
+    between(graph)
+    node = find(graph, "FluxGuard_LatentRefiner")
+    del graph[find(graph, "FluxGuard_TextToMask")], graph[find(graph, "FluxGuard_PrivacyReport")]
+    mask = add(graph, "SolidMask", value=1.0, width=128, height=128)
+    graph[find(graph, "FluxGuard_VelocityFusion")]["inputs"]["mask"] = mask
+    protected, edited = (keep(graph, [node, output]) for output in (0, 1))
+    shown, saved = told(graph, node), region(graph, node)
+    outcome = server.result(graph)
+    one, two = (latents(server, outcome, name) for name in (protected, edited))
+    assert [torch.equal(a, b) for a, b in zip(one, two, strict=True)] == [False, True, False]
+    assert "NOT PROTECTED: picture 1" in outcome.outputs[shown]["text"][0]
+    assert [float(mask.max()) for mask in pictures(server, outcome, saved)] == [1, 0, 1]
+
+
+def test_nothing_but_faceless_pictures(server: Server) -> None:
+    """An unprotected result under a protected one's name would be worse than a stop."""
+    graph, _ = protecting()
+    wall = add(graph, "EmptyImage", width=128, height=128, batch_size=2, color=0x8090A0)
+    graph[find(graph, "VAEEncode")]["inputs"]["pixels"] = wall
+    del graph[find(graph, "FluxGuard_PrivacyReport")]
+    assert "No face was found in any picture" in server.fails(graph)
+    graph[wall[0]]["inputs"]["batch_size"] = 1
+    assert "No face was found in the picture" in server.fails(graph)

@@ -64,6 +64,7 @@ def make_report(
     report = Report(
         recognisers=recognisers,
         edit=quality(edited, outcome.reconstruction.cpu(), (job.mask.cpu() > 0).float()),
+        edit_against="the source through the autoencoder",
         protection=quality(protected, edited, touched),
         size=(cpu[0].shape[-2], cpu[0].shape[-1]),
         source_prompt=job.source_prompt,

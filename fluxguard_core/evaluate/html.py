@@ -298,7 +298,7 @@ def _quality(report: Report) -> str:
         )
 
     rows = [
-        row("Edited, against the original", report.edit),
+        row(f"Edited, against {report.edit_against}", report.edit),
         row("Protected, against the unprotected", report.protection),
     ]
     head = ("", "PSNR", "SSIM", "PSNR outside the region")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from .similarity import Recognition
 from .verdict import HONESTY, Verdict, judge
 
 Setting = str | int | float | bool | None
+EditReference = Literal["the original", "the source through the autoencoder"]
 
 _ABSOLUTE = re.compile(r"^(?:[\\/~]|\.{1,2}[\\/]|[A-Za-z]:[\\/]|file:)")
 _RELATIVE = re.compile(r"^\S*[\\/]\S*\.\w{1,12}$")
@@ -89,7 +90,9 @@ class Pictures:
 class Report:
     """Everything measured in one run.
 
-    edit: the edited picture against the source; protection: the protected against the edited one.
+    edit: the edited picture against `edit_against`: the original where only finished pictures are known, after
+    a run the source through the autoencoder, which leaves out what the autoencoder loses. protection: the
+    protected picture against the edited one.
     settings: names and values, cut to what may be published (`without_folders`). evaluations and
     seconds: by phase; an evaluation is one pass of the transformer on one picture.
     """
@@ -98,6 +101,7 @@ class Report:
     edit: Quality
     protection: Quality
     size: tuple[int, int]
+    edit_against: EditReference = "the original"
     source_prompt: str = ""
     prompt: str = ""
     identity: str = "untargeted"

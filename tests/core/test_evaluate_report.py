@@ -209,6 +209,12 @@ def test_the_page_stands_alone_and_shows_everything(tmp_path: Path) -> None:
     assert html.count('class="bar protected"') == 2
 
 
+def test_the_page_names_what_the_edit_was_compared_with() -> None:
+    measured = report(edit_against="the source through the autoencoder")
+    assert "Edited, against the source through the autoencoder" in render_html(measured, pictures())
+    assert "Edited, against the original" in render_html(report(), pictures())
+
+
 def test_the_page_without_optional_parts() -> None:
     shot = pictures()
     plain = report(

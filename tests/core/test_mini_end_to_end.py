@@ -17,6 +17,7 @@ from fluxguard_core.evaluate.quality import masked_psnr, ssim
 from fluxguard_core.evaluate.similarity import Recognition, Shot, measure
 from fluxguard_core.imageio import write_png
 from fluxguard_core.mini.faces import classify_attributes
+from fluxguard_core.mini.method_quality import edit_areas
 from fluxguard_core.mini.models import complete, miniature
 from fluxguard_core.mini.portrait_spec import PortraitSpec, identity, random_spec
 from fluxguard_core.mini.renderer import render
@@ -78,11 +79,15 @@ def test_the_edit_arrives(runs: list[tuple[Job, Outcome, tuple[Recognition, ...]
 
 def test_the_background_stays(runs: list[tuple[Job, Outcome, tuple[Recognition, ...]]]) -> None:
     for job, outcome, _ in runs:
-        reach = torch.nn.functional.max_pool2d(job.mask, 49, stride=1, padding=24)
-        assert masked_psnr(outcome.edited, outcome.reconstruction, reach) > 40
-        touched = torch.maximum(reach, outcome.region)
-        assert masked_psnr(outcome.protected, outcome.reconstruction, touched) > 40
-        assert ssim(outcome.protected, outcome.edited) > 0.85
+        areas, plain = edit_areas(job.mask), outcome.reconstruction
+        for area, least in (("cells", 45), ("ring", 50)):
+            assert float((areas[area] == 0).float().mean()) > 0.5
+            assert masked_psnr(outcome.edited, plain, areas[area]) > least
+        # The perturbation may be anywhere on the head and around it: a few hundred pixels are left.
+        touched = torch.maximum(areas["ring"], outcome.region)
+        assert int((touched == 0).sum()) > 400
+        assert masked_psnr(outcome.protected, plain, touched) > 50
+        assert ssim(outcome.protected, outcome.edited) > 0.88
 
 
 def test_attacked_recognisers_lose_the_person(
@@ -99,9 +104,10 @@ def test_recognisers_that_took_no_part_lose_similarity_too(
     runs: list[tuple[Job, Outcome, tuple[Recognition, ...]]],
 ) -> None:
     judges = [r for _, _, found in runs for r in found if not r.attacked]
-    drops = torch.tensor([r.edited - r.protected for r in judges])
     assert {r.name for r in judges} == {"mini-mobileface", "mini-vit"}
-    assert drops.mean() > 0.05
+    for name in ("mini-mobileface", "mini-vit"):
+        drops = torch.tensor([r.edited - r.protected for r in judges if r.name == name])
+        assert len(drops) == len(SEEDS) and drops.mean() > 0.2
 
 
 def test_the_demo_writes_a_report_that_stands_alone(tmp_path: Path) -> None:
@@ -115,6 +121,8 @@ def test_the_demo_writes_a_report_that_stands_alone(tmp_path: Path) -> None:
     assert "http://" not in page and "https://" not in page and str(tmp_path) not in page
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["evaluations"] == {"inversion": 26, "generation": 30}
+    assert f"Edited, against {report['edit_against']}" in page
+    assert report["edit_against"] == "the source through the autoencoder"
     assert "blond" in report["prompt"] and "red lipstick" in report["prompt"]
 
 

@@ -40,8 +40,9 @@ test-host: setup-host
 	PLAYWRIGHT_HOME="$(CURDIR)/.venv-host/browser" .venv-host/bin/python -m pytest tests/host tests/browser; \
 	else $(BIN)/python -m pytest tests/host tests/browser -rs || [ $$? -eq 5 ]; fi
 
+# Hours; what is measured stands in the log, and a stopped run goes on from there.
 quality: setup
-	$(BIN)/fluxguard mini quality
+	$(BIN)/fluxguard mini quality --log out/quality.jsonl $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-host out build dist

@@ -82,6 +82,39 @@ def bootstrap_mean(
     return Interval(float(data.mean()), low, high, confidence)
 
 
+def clustered_mean(
+    values: Sequence[float],
+    clusters: Sequence[int],
+    confidence: float = 0.95,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Mean with its percentile bootstrap interval over clusters, for values that hang together.
+
+    Several pictures of one person are not independent: whole clusters are drawn with replacement
+    (Davison and Hinkley 1997, section 3.8), so the interval tells how far another set of people could
+    move the mean. The same for the same seed.
+    """
+    data = _values(values, 2)
+    names = sorted(set(clusters))
+    if len(clusters) != len(values) or len(names) < 2:
+        raise FluxGuardError(
+            f"Expected one cluster a value and at least two different ones; got {len(clusters)} for "
+            f"{len(values)} values, {len(names)} of them different."
+        )
+    _normal_quantile(confidence)
+    index = torch.tensor([names.index(cluster) for cluster in clusters])
+    sums = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, data)
+    counts = torch.bincount(index, minlength=len(names)).double()
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(names), (resamples, len(names)), generator=generator)
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    ends = torch.tensor([0.5 - confidence / 2, 0.5 + confidence / 2], dtype=torch.float64)
+    low, high = torch.quantile(means, ends).tolist()
+    return Interval(float(data.mean()), low, high, confidence)
+
+
 def _chunks(total: int, width: int) -> list[int]:
     step = max(1, min(total, 2_000_000 // width))
     return [min(step, total - start) for start in range(0, total, step)]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from . import host
 from .wires import CATEGORY, TrajectoryWire
 
 SUFFIX = ".trajectory.safetensors"
+_SETTLED = 10.0  # seconds; some file systems count a folder's changes no finer than two seconds
 
 
 def trajectory_files() -> list[str]:
@@ -23,10 +28,40 @@ def trajectory_files() -> list[str]:
         ("output", folder_paths.get_output_directory()),
         ("input", folder_paths.get_input_directory()),
     ):
-        for path in Path(folder).rglob(f"*{SUFFIX}"):
-            name = path.relative_to(folder).as_posix()
-            found.append((-path.stat().st_mtime, f"{name} [{kind}]"))
+        for path in _below(folder):
+            try:
+                written = os.stat(path).st_mtime
+            except OSError:  # deleted meanwhile, or a link to nothing
+                continue
+            found.append((-written, f"{Path(path).relative_to(folder).as_posix()} [{kind}]"))
     return [name for _, name in sorted(found)]
+
+
+def _below(folder: str) -> Iterator[str]:
+    """Trajectories in a folder and the folders in it, since the prefix of Save Trajectory may hold any folders.
+
+    The schema is asked for often, and there may be thousands of pictures: a folder that has not changed is not
+    read again.
+    """
+    try:
+        changed = os.stat(folder).st_mtime_ns
+        settled = time.time_ns() - changed > _SETTLED * 1e9
+        files, folders = (_entries if settled else _entries.__wrapped__)(folder, changed)
+    except OSError:
+        return
+    yield from files
+    for inner in folders:
+        yield from _below(inner)
+
+
+@lru_cache(maxsize=4096)
+def _entries(folder: str, changed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Paths of trajectories and of folders in a folder as it was when it ``changed``."""
+    del changed
+    with os.scandir(folder) as entries:
+        seen = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    files = tuple(path for path, is_folder in seen if not is_folder and path.endswith(SUFFIX))
+    return files, tuple(path for path, is_folder in seen if is_folder)
 
 
 class SaveTrajectory(io.ComfyNode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -345,6 +346,32 @@ def test_the_stock_loader_lists_taef1(server: Server) -> None:
         torch.save({k.removeprefix(prefix): v for k, v in state.items() if prefix in k}, path)
     shown = told(graph, node)
     assert "Preset fast" in server.result(graph).outputs[shown]["text"][0]
+
+
+def test_saved_trajectories_are_listed(server: Server) -> None:
+    """Wherever a prefix put them, the newest first; links to nothing and deleted files are left out."""
+
+    def listed() -> list[str]:
+        schema = server.get("/object_info/FluxGuard_LoadTrajectory")["FluxGuard_LoadTrajectory"]
+        options = schema["input"]["required"]["file"][1]["options"]
+        return [name for name in options if "listed" in name]
+
+    suffix, names = ".trajectory.safetensors", ["listed", "fluxguard/listed", "a/b/listed"]
+    paths = [server.base / "output" / f"{name}{suffix}" for name in names]
+    paths.append(server.base / "input" / f"listed{suffix}")
+    for age, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (2000 - age, 2000 - age))
+        os.utime(path.parent, (2000, 2000))  # long unchanged, so that it may be remembered
+    paths[0].with_name(f"listed-nothing{suffix}").symlink_to(server.base / "nowhere")
+    expected = [f"{name}{suffix} [output]" for name in names] + [f"listed{suffix} [input]"]
+    assert listed() == expected == listed()
+    paths[2].with_name(f"listed-later{suffix}").touch()
+    assert listed() == [f"a/b/listed-later{suffix} [output]", *expected]
+    for path in [*paths, paths[2].with_name(f"listed-later{suffix}")]:
+        path.unlink()
+    assert listed() == []
 
 
 def test_a_photo_without_a_face_finder(server: Server) -> None:

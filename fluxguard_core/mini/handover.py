@@ -23,8 +23,11 @@ def hand_over(path: Path, folder: str) -> None:
         folder: of fluxguard_core/mini/weights, e.g. "vae".
     """
     target = f"fluxguard_core/mini/{weights_folder().name}/{folder}"
+    card = path.with_suffix(".md")
+    copied = "it and its model card" if card.is_file() else "it"
+    described = "" if card.is_file() else ", bring the model card there up to date"
     print(
-        f"Written {path}. To ship it: copy it to {target}, bring the model card beside it up to date, then run "
+        f"Written {path}. To ship it: copy {copied} to {target}{described}, then run "
         "python -m fluxguard_core.models.update_mini",
         flush=True,
     )

@@ -70,7 +70,8 @@ def test_a_part_trains_and_goes_on_from_its_checkpoint(
     assert steps_done(part, tmp_path) == 4
     told = capsys.readouterr().out
     for name, before in first.items():
-        assert f"copy it to fluxguard_core/mini/weights/{Path(name).parent}" in told
+        copied = "it and its model card" if part in FACE_PARTS else "it"
+        assert f"copy {copied} to fluxguard_core/mini/weights/{Path(name).parent}" in told
         shipped, after = load_file(weights_folder() / name), load_file(tmp_path / Path(name).name)
         assert {k: (v.shape, v.dtype) for k, v in after.items()} == {
             k: (v.shape, v.dtype) for k, v in shipped.items()

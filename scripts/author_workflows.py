@@ -615,10 +615,12 @@ def protect_existing(flow: Flow, mini: bool) -> None:
     who = people(flow, stage)
     pasted, _ = protected_face(flow, stage, who)
     flow.node("SaveImage", {"images": pasted}, "Protected", filename_prefix="fluxguard/protected")
-    flow.note(
-        "The sides of the picture should be multiples of 8: VAE Encode cuts the rest off. Crop it before if they are not.",
-        110,
+    sides = "The sides of the picture should be multiples of 8: VAE Encode cuts the rest off. Crop it before if they are not."
+    kinds = (
+        "\n\nA grey photo stays grey with Convert Image to Mask (green) and Convert Mask to Image before Save Image and "
+        "Privacy Report. A transparent one gets its alpha back with Join Image with Alpha, from Load Image's MASK."
     )
+    flow.note(sides if mini else sides + kinds, 110 if mini else 250)
     flow.column("5 · Did it work?")
     reported(flow, stage, (stage.image, stage.image, pasted), who[0])
 

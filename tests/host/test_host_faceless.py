@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fluxguard_core.imageio import Picture, luma, read_picture, write_png
+
 from .miniature import NEEDED, find, graph_of, pictures, similarities
 from .server import Graph, Outcome, Server
-from .test_host_inputs import ATTACKED, add, portraits, protecting, region, told
+from .test_host_inputs import ATTACKED, add, identity, masked, portraits, protecting, region, told
 
 pytestmark = pytest.mark.skipif(
     not all(path.is_file() for path in NEEDED), reason="the miniature's weights are not shipped yet"
@@ -116,3 +118,48 @@ def test_nothing_but_faceless_pictures(server: Server) -> None:
     assert "No face was found in any picture" in server.fails(graph)
     graph[wall[0]]["inputs"]["batch_size"] = 1
     assert "No face was found in the picture" in server.fails(graph)
+
+
+def greyed(graph: Graph, image: list[Any]) -> list[Any]:
+    """A grey picture by the host's own nodes, as the help page says."""
+    mask = add(graph, "ImageToMask", image=image, channel="green")
+    return add(graph, "MaskToImage", mask=mask)
+
+
+def test_grey_stays_grey_and_alpha_is_kept(server: Server) -> None:
+    """As the help page says, with the host's own nodes; and every node of ours takes four channels."""
+    portrait = luma(portraits([349])[0])
+    alpha = torch.linspace(0.25, 1, 128).expand(1, 1, 128, 128)
+    photo = Picture(portrait.expand(-1, 3, -1, -1), alpha, grey=True)
+    before = read_picture(write_png(server.base / "input" / "grey.png", photo))
+    assert before.grey and before.alpha is not None
+    graph, _ = protecting()
+    loaded = add(graph, "LoadImage", image="grey.png")
+    transparent = add(graph, "JoinImageWithAlpha", image=loaded, alpha=[loaded[0], 1])
+    composite = [find(graph, "ImageCompositeMasked"), 0]
+    out = add(graph, "JoinImageWithAlpha", image=greyed(graph, composite), alpha=[loaded[0], 1])
+    for name, image in (("VAEEncode", "pixels"), ("ImageCompositeMasked", "destination")):
+        graph[find(graph, name)]["inputs"][image] = transparent
+    report = graph[find(graph, "FluxGuard_PrivacyReport")]["inputs"]
+    report.update(original=transparent, edited=transparent, protected=out, second_photo=transparent)
+    mask, _ = masked(graph, image=transparent)
+    numbers = add(graph, "PreviewAny", source=[find(graph, "FluxGuard_PrivacyReport"), 2])[0]
+    other = add(graph, "FluxGuard_MiniPortrait", seed=352, count=1, size=128)
+    photos = add(graph, "JoinImageWithAlpha", image=other, alpha=[loaded[0], 1])
+    identity(graph, kind="photo", **{"kind.photos": photos, "kind.photo_face_finder": "miniature"})
+    save = graph[find(graph, "SaveImage", "Protected")]["inputs"]
+    save["images"] = out
+    outcome = server.result(graph)
+    (entry,) = outcome.outputs[find(graph, "SaveImage", "Protected")]["images"]
+    after = read_picture(server.output_file(entry))
+    assert after.alpha is not None  # the host rounds down when it saves
+    assert float((after.alpha - before.alpha).abs().max()) < 1.01 / 255
+    assert float((after.rgb - after.rgb[:, :1]).abs().max()) == 0
+    assert float((after.rgb - before.rgb)[..., :8, :].abs().max()) < 1.01 / 255
+    found = similarities(before.rgb, after.rgb)
+    assert all(max(found[name]) < 0.7 for name in ATTACKED), found
+    entries = json.loads(outcome.outputs[numbers]["text"][0])["recognisers"]
+    assert all(entry["second_edited"] > 0.95 for entry in entries)
+    assert all(entry["protected"] < 0.7 for entry in entries if entry["attacked"])
+    lips = pictures(server, outcome, mask)
+    assert 0 < float(lips.mean()) < 0.1

@@ -27,6 +27,8 @@ WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
 BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 # Widgets with which a fresh installation without models answers otherwise.
 _EXPORT = Path(__file__).with_name("export.mjs")
+_TEMPLATES = Path(__file__).with_name("templates.mjs")
+PACK_NAME, GAP = "a-pack-of-portraits", "a-pack-with-a-gap"
 
 
 def _chromium() -> str | None:
@@ -59,8 +61,38 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         )
     base = tmp_path_factory.mktemp("browser")
     prepare(base)
+    add_pack_with_a_gap(base / "custom_nodes" / GAP)
     with running(host, python, base) as server:
         yield server
+
+
+def add_pack_with_a_gap(folder: Path) -> None:
+    """A pack whose template holds a node that nobody has, to see what the front end says of one."""
+    (folder / "workflows").mkdir(parents=True)
+    (folder / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    graph = json.loads((PACK / "workflows" / "mini-edit-only.json").read_text("utf-8"))
+    graph["nodes"][0]["type"] = "NobodyHasThis"
+    (folder / "workflows" / "gap.json").write_text(json.dumps(graph))
+
+
+@pytest.fixture(scope="session")
+def clicked(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the page held after each click on a template's card."""
+    out = tmp_path_factory.mktemp("templates")
+    packs = {PACK_NAME: [path.stem for path in WORKFLOWS], GAP: ["gap"]}
+    node, chromium = shutil.which("node"), _chromium()
+    assert node is not None and chromium is not None
+    done = subprocess.run(
+        [node, str(_TEMPLATES), server.url, chromium, str(out)],
+        input=json.dumps(packs),
+        text=True,
+        capture_output=True,
+        cwd=_TEMPLATES.parent,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(json.loads((out / "templates.json").read_text("utf-8")))
 
 
 @pytest.fixture(scope="session")
@@ -106,9 +138,25 @@ def test_the_api_copy_agrees(seen: dict[str, Any], path: Path) -> None:
     assert seen["results"][path.stem]["output"] == copy
 
 
-def test_templates_are_listed(server: Server) -> None:
-    listed = server.get("/workflow_templates")
-    assert set(listed["a-pack-of-portraits"]) == {path.stem for path in WORKFLOWS}
+def test_the_template_dialog_lists_every_workflow(clicked: dict[str, Any]) -> None:
+    assert set(clicked["results"][PACK_NAME]["listed"]) == {path.stem for path in WORKFLOWS}
+    assert not clicked["problems"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_click_on_a_template_opens_it(clicked: dict[str, Any], path: Path) -> None:
+    opened = clicked["results"][PACK_NAME]["opened"][path.stem]
+    types = [node["type"] for node in json.loads(path.read_text("utf-8"))["nodes"]]
+    assert sorted(opened["nodes"]) == sorted(types)
+    assert not opened["unknown"] and not opened["dialogs"]
+    assert "missing node" not in opened["text"].lower()
+
+
+def test_a_missing_node_would_be_seen(clicked: dict[str, Any]) -> None:
+    """The same checks on a template with a node that nobody has."""
+    opened = clicked["results"][GAP]["opened"]["gap"]
+    assert opened["unknown"] == ["NobodyHasThis"]
+    assert "missing node" in opened["text"].lower()
 
 
 def test_a_workflow_runs_from_the_browser(seen: dict[str, Any]) -> None:

@@ -60,9 +60,10 @@ def run_header(preset: Preset) -> dict[str, Any]:
 def read_rows(log: Path, header: dict[str, Any]) -> list[Row]:
     """The rows of a log, none where it does not exist yet.
 
-    A last line cut by a kill is dropped. Raises FluxGuardError for a log of another run or a damaged one.
+    A last line cut by a kill is dropped, and logs of one run may have been put together into one file. Raises
+    FluxGuardError for a log of another run or a damaged one.
     """
-    return [Row(**line) for line in _lines(log, header)[1:]]
+    return [Row(**line) for line in _lines(log, header) if line != header]
 
 
 def append_row(log: Path, header: dict[str, Any], row: Row) -> None:
@@ -99,9 +100,9 @@ def _lines(log: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _difference(found: dict[str, Any], header: dict[str, Any]) -> str:
+def _difference(found: Any, header: dict[str, Any]) -> str:
     """In which way a log's first line is not this run's header."""
-    if found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
         return "it has no header, or one of another version"
     if found["preset"] != header["preset"]:
         return (

@@ -57,8 +57,10 @@ def aims(figures: dict[str, Any]) -> list[dict[str, Any]]:
 def table(figures: dict[str, Any]) -> str:
     """Text for a terminal."""
     text: list[str] = []
-    for title, lines in _sections(figures).items():
-        text += ["", title] + [_text(line) for line in lines]
+    sections = _sections(figures)
+    width = max(len(line.name) for lines in sections.values() for line in lines)
+    for title, lines in sections.items():
+        text += ["", title] + [_text(line, width) for line in lines]
     return "\n".join(text[1:])
 
 
@@ -97,7 +99,7 @@ def _edits(method: dict[str, Any]) -> Iterator[Line]:
         yield Line(f"  {kind}", hits)
     yield from _outside("edit PSNR outside", method["edit_outside"], method["edits"])
     yield from _outside(
-        "protected PSNR outside perturbed region and", method["protected_outside"], method["edits"]
+        "protected PSNR outside perturbed region,", method["protected_outside"], method["edits"]
     )
     yield Line("protected SSIM to the edit", method["ssim"], "at least", 0.90)
     yield Line("matched by every recogniser before", method["matched_before"], "at least", 0.80)
@@ -124,12 +126,14 @@ def _protection(name: str, facts: dict[str, Any]) -> Iterator[Line]:
     label, share = f"{name}, {part}: below the threshold", facts["below_after_protection"]
     yield Line(label, share, "at least", 0.95) if part == ATTACKED else Line(label, share)
     for rival in ("noise", "blur"):
-        yield Line(f"  with {rival} of equal SSIM", facts[f"below_after_{rival}"])
+        yield Line(
+            f"{name}: below the threshold with {rival} of equal SSIM", facts[f"below_after_{rival}"]
+        )
     for rival, words in RIVALS.items():
-        label, gap = f"  share, protected minus {words}", facts["below_against"][rival]
+        label, gap = f"{name}: share below, protected minus {words}", facts["below_against"][rival]
         yield Line(label, gap, "above", 0.0) if part == NO_PART else Line(label, gap)
     for rival, words in RIVALS.items():
-        label, gap = f"  cosine, protected minus {words}", facts["cosine_against"][rival]
+        label, gap = f"{name}: cosine, protected minus {words}", facts["cosine_against"][rival]
         yield Line(label, gap, "below", 0.0) if part == NO_PART else Line(label, gap)
 
 
@@ -144,10 +148,10 @@ def role(name: str, attacked: bool) -> str:
     return NO_PART if name.removeprefix("mini-") in HELD_OUT else "not attacked"
 
 
-def _text(line: Line) -> str:
+def _text(line: Line, width: int) -> str:
     aim = "" if line.sense is None else f"{line.sense} {line.aim:g}"
     mark = {None: "", True: "met", False: "missed"}[line.met]
-    return f"{line.name:<84}{_interval(line.measured):>26}   {aim:<14}{mark}".rstrip()
+    return f"{line.name:<{width}}{_interval(line.measured):>26}   {aim:<14}{mark}".rstrip()
 
 
 def _interval(values: list[float] | None) -> str:

@@ -206,8 +206,8 @@ def test_table_names_what_was_measured_and_marks_the_aims() -> None:
     marks = {entry["figure"]: entry["met"] for entry in aims(figures)}
     assert marks["mini-ir, attacked: below the threshold"] is True
     # All stay above the threshold here, so the share beats nothing; the cosine does beat noise.
-    assert marks["  share, protected minus noise"] is False
-    assert marks["  cosine, protected minus noise"] is True
+    assert marks["mini-vit: share below, protected minus noise"] is False
+    assert marks["mini-vit: cosine, protected minus noise"] is True
 
 
 def test_only_what_was_never_looked_at_took_no_part() -> None:
@@ -248,9 +248,19 @@ def test_log_header_names_every_weight_file_that_takes_part() -> None:
     assert all(len(digest) == 64 for digest in weights.values())
 
 
-def test_log_of_rows_without_a_header_is_refused(tmp_path: Path) -> None:
+def test_logs_of_one_run_may_be_put_together_into_one_file(tmp_path: Path) -> None:
+    header, logs = run_header(preset_named("fast")), [tmp_path / name for name in ("a", "b", "c")]
+    for person, log in enumerate(logs[:2]):
+        append_row(log, header, made(person))
+    logs[2].write_text(logs[0].read_text() + logs[1].read_text())
+    append_row(logs[2], header, made(2))
+    assert read_rows(logs[2], header) == [made(0), made(1), made(2)]
+
+
+@pytest.mark.parametrize("first", [dataclasses.asdict(made(0)), []])
+def test_log_of_rows_without_a_header_is_refused(tmp_path: Path, first: object) -> None:
     log = tmp_path / "old.jsonl"
-    log.write_text(json.dumps(dataclasses.asdict(made(0))) + "\n")
+    log.write_text(json.dumps(first) + "\n")
     with pytest.raises(FluxGuardError, match="no header"):
         read_rows(log, run_header(preset_named("fast")))
 

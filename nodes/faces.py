@@ -80,10 +80,15 @@ def face_finder(choice: str) -> FaceFinder | None:
 
 def mesh_landmarks(
     face_landmarks: dict[str, Any], size: tuple[int, int], index: int
-) -> list[Tensor]:
-    """One face mesh [478, 2] a picture, in the pixels of the encoded picture of ``size`` (height, width)."""
+) -> list[Tensor | None]:
+    """One face mesh [478, 2] a picture, in the pixels of the encoded picture of ``size`` (height, width).
+
+    None where a picture has no face.
+    """
     meshes = _meshes(face_landmarks, size)
-    return [_numbered(faces, index, number) for number, faces in enumerate(meshes)]
+    return [
+        _numbered(faces, index, number) if faces else None for number, faces in enumerate(meshes)
+    ]
 
 
 @dataclass(frozen=True, eq=False)

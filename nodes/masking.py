@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.region import (
-    checked,
+    EmptyMask,
+    NoFace,
     feather,
     grow,
     intersection,
@@ -21,7 +23,7 @@ from ..fluxguard_core.region import (
 )
 from . import host
 from .faces import mesh_landmarks
-from .wires import CATEGORY, FaceLandmarksWire, to_picture
+from .wires import CATEGORY, FaceLandmarksWire, checked_masks, to_picture
 
 
 class TextToMask(io.ComfyNode):
@@ -117,7 +119,7 @@ class TextToMask(io.ComfyNode):
             found = _masked(picture, text, source, method, face_landmarks, face_index)
             if mask is not None:
                 found = _combined(found, mask[:, None].clone(), combine)
-            found = checked(_shaped(found, grow, feather))[:, 0].cpu()
+            found = checked_masks(_shaped(found, grow, feather))[:, 0].cpu()
         return io.NodeOutput(found, ", ".join(regions), ui=ui.PreviewMask(found, cls=cls))
 
 
@@ -132,7 +134,7 @@ def _masked(
     if method == "miniature":
         from ..fluxguard_core.mini.faces import parse_face
 
-        return text_mask(picture, text, parse_face, source=source)
+        return _each(picture, lambda _, one: text_mask(one, text, parse_face, source=source))
     if face_landmarks is None:
         raise FluxGuardError(
             "Words need to know where the face is: connect Detect Face Landmarks (MediaPipe), or choose method "
@@ -144,11 +146,35 @@ def _masked(
         raise FluxGuardError(
             f"Landmarks of {len(meshes)} pictures came for {len(picture)} pictures. Detect them on the same batch."
         )
-    each = meshes * len(picture) if len(meshes) == 1 else meshes
-    masks = [
-        text_mask(one[None], text, landmarks=mesh, source=source)
-        for one, mesh in zip(picture, each, strict=True)
-    ]
+    meshes = meshes * len(picture) if len(meshes) == 1 else meshes
+
+    def outlined(number: int, one: Tensor) -> Tensor:
+        mesh = meshes[number]
+        if mesh is None:
+            raise NoFace(
+                f"No face was found in picture {number}. Use a picture with a larger, unobstructed face, or let "
+                "the detector find more."
+            )
+        return text_mask(one, text, landmarks=mesh, source=source)
+
+    return _each(picture, outlined)
+
+
+def _each(picture: Tensor, draw: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """The mask of every picture [B, 1, H, W]; in a batch an empty one where there is no face or no such part.
+
+    Raises what ``draw`` did where no picture has one.
+    """
+    masks: list[Tensor] = []
+    failures: list[FluxGuardError] = []
+    for number, one in enumerate(picture):
+        try:
+            masks.append(draw(number, one[None]))
+        except (NoFace, EmptyMask) as failure:
+            failures.append(failure)
+            masks.append(torch.zeros_like(one[None, :1]))
+    if len(failures) == len(picture):
+        raise failures[0]
     return torch.cat(masks)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.region import checked, soft_mask
+from . import host
 
 TrajectoryWire = io.Custom("FLUXGUARD_TRAJECTORY")
 EnsembleWire = io.Custom("FR_ENSEMBLE")
@@ -28,12 +29,30 @@ def to_image(picture: Tensor) -> Tensor:
     return picture.movedim(1, -1).float().cpu().contiguous()
 
 
+def checked_masks(masks: Tensor) -> Tensor:
+    """Masks [B, 1, H, W], checked; in a batch some may be empty, which the user is warned of.
+
+    Raises FluxGuardError for values outside [0, 1], and where all masks are empty.
+    """
+    if masks.ndim != 4:
+        return checked(masks)
+    empty = (masks == 0).flatten(1).all(1)
+    if not bool(empty.any()) or bool(empty.all()):
+        return checked(masks)
+    checked(masks[~empty])
+    numbers = ", ".join(str(int(number)) for number in empty.nonzero())
+    host.warn(
+        f"The mask of picture {numbers} of the batch (the first is 0) is empty: nothing will change there."
+    )
+    return masks if masks.is_floating_point() else masks.float()
+
+
 def latent_mask(mask: Tensor, grid: tuple[int, int], batch: int) -> Tensor:
     """MASK [B, H, W] of the encoded picture, or of its latent -> [B, 1, h, w] at latent resolution.
 
-    Raises FluxGuardError for an empty mask, or one of another picture.
+    Raises FluxGuardError for empty masks, or those of another picture.
     """
-    whole = checked(mask[:, None] if mask.ndim == 3 else mask)
+    whole = checked_masks(mask[:, None] if mask.ndim == 3 else mask)
     if whole.shape[0] not in (1, batch):
         raise FluxGuardError(
             f"{whole.shape[0]} masks came for {batch} pictures. Give one mask, or one for each picture."

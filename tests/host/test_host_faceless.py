@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fluxguard_core.imageio import Picture, luma, read_picture, write_png
 
+from .graphs import relative_error
 from .miniature import NEEDED, find, graph_of, pictures, similarities
 from .server import Graph, Outcome, Server
 from .test_host_inputs import ATTACKED, add, identity, masked, portraits, protecting, region, told
@@ -93,18 +94,21 @@ def test_a_picture_without_a_face_passes_through(server: Server, socket: Any) ->
 
 
 def test_an_edit_of_a_picture_without_a_face(server: Server) -> None:
-    """The refiner's edit goes on for every picture; without a face both outputs are the same."""
+    """Words find nothing there, so the picture stays as it is, and the others are edited and protected."""
     graph = graph_of("edit-and-protect")
     between(graph)
     node = find(graph, "FluxGuard_LatentRefiner")
-    del graph[find(graph, "FluxGuard_TextToMask")], graph[find(graph, "FluxGuard_PrivacyReport")]
-    mask = add(graph, "SolidMask", value=1.0, width=128, height=128)
-    graph[find(graph, "FluxGuard_VelocityFusion")]["inputs"]["mask"] = mask
+    before = keep(graph, [find(graph, "VAEEncode"), 0])
+    del graph[find(graph, "FluxGuard_PrivacyReport")]
     protected, edited = (keep(graph, [node, output]) for output in (0, 1))
     shown, saved = told(graph, node), region(graph, node)
     outcome = server.result(graph)
     one, two = (latents(server, outcome, name) for name in (protected, edited))
     assert [torch.equal(a, b) for a, b in zip(one, two, strict=True)] == [False, True, False]
+    source = latents(server, outcome, before)
+    moved = [relative_error(a, b) for a, b in zip(two, source, strict=True)]
+    assert moved[1] < 1e-3 < 1e-2 < min(moved[0], moved[2]), moved
+    assert "The mask of picture 1 of the batch" in server.log.read_text()
     assert "NOT PROTECTED: picture 1" in outcome.outputs[shown]["text"][0]
     assert [float(mask.max()) for mask in pictures(server, outcome, saved)] == [1, 0, 1]
 

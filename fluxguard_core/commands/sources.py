@@ -195,8 +195,7 @@ def _colour(text: str) -> tuple[str, Colour | None]:
 def _detector(args: argparse.Namespace) -> FaceFinder:
     kind, _, rest = (args.detector or "yunet").partition(":")
     if kind == "box":
-        finders = [typed_box(_box(part)) for part in rest.split(";")]
-        return lambda image: [face for find in finders for face in find(image)]
+        return typed_box(*(_box(part) for part in rest.split(";")))
     if kind == "insightface":
         return insightface_detector(rest)
     if kind == "yunet":

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import FluxGuardError
 from ..recognition import Ensemble, FaceEncoder, FaceFinder, align, choose, whole_frame
+from ..recognition.detectors import TypedBoxes
 from .quality import eight_bit
 from .transforms import SHARING, Transform
 
@@ -91,10 +92,11 @@ class Recognition:
 def second_shot(picture: Tensor, find_faces: FaceFinder | None) -> tuple[Shot | None, str]:
     """Another photo [1,3,H,W] of the person with its largest face, or None and why it is left out.
 
-    A photo whose face is not found is not squashed whole into a recogniser: the two crops would not
-    show the same, and their low similarity would pass for protection.
+    A photo whose face is not found is not squashed whole into a recogniser, nor cut by a box typed
+    for the first one: the two crops would not show the same, and their low similarity would pass for
+    protection.
     """
-    if find_faces is None:
+    if find_faces is None or isinstance(find_faces, TypedBoxes):
         return None, (
             "The second photo was not compared: nothing here finds the face in it. Install YuNet "
             "(fluxguard models download yunet)."

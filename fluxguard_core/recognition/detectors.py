@@ -5,6 +5,7 @@ Every detector becomes a `FaceFinder`, [3,H,W] -> faces. Nothing is downloaded h
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +35,25 @@ def face_in_box(box: tuple[float, float, float, float]) -> Face:
     return Face((x0, y0, x1, y1), points + torch.tensor([x0, y0]), 1.0)
 
 
-def typed_box(box: tuple[float, float, float, float]) -> FaceFinder:
-    """A finder that answers with one box for every picture; FluxGuardError if it lies outside."""
-    face = face_in_box(box)
+@dataclass(frozen=True, eq=False)
+class TypedBoxes:
+    """A finder that answers with typed faces for every picture, though they were meant for one."""
 
-    def find(image: Tensor) -> list[Face]:
+    faces: tuple[Face, ...]
+
+    def __call__(self, image: Tensor) -> list[Face]:
         height, width = image.shape[-2:]
-        x0, y0, x1, y1 = box
-        if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
-            raise FluxGuardError(
-                f"The box {box} lies outside the picture of {width} x {height} pixels."
-            )
-        return [face]
+        for x0, y0, x1, y1 in (face.box for face in self.faces):
+            if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+                raise FluxGuardError(
+                    f"The box {(x0, y0, x1, y1)} lies outside the picture of {width} x {height} pixels."
+                )
+        return list(self.faces)
 
-    return find
+
+def typed_box(*boxes: tuple[float, float, float, float]) -> TypedBoxes:
+    """A finder that answers with these boxes for every picture; FluxGuardError if one lies outside."""
+    return TypedBoxes(tuple(face_in_box(box) for box in boxes))
 
 
 def five_points(mesh: Tensor) -> Tensor:

@@ -101,6 +101,15 @@ def test_a_portrait_goes_in_and_three_files_come_out(
     assert edited.shape == protected.shape == (1, 3, 64, 64) and not torch.equal(edited, protected)
 
 
+def test_a_second_photo_is_not_cut_by_the_first_ones_box(files: Path, tmp_path: Path) -> None:
+    photo, out = draw(tmp_path / "me.png"), tmp_path / "out.png"
+    second = str(draw(tmp_path / "other.png", (96, 80)))
+    assert main(arguments(files, photo, out, second=second)) == 0
+    report = json.loads(out.with_suffix(".json").read_text())
+    assert all(entry["second_protected"] is None for entry in report["recognisers"])
+    assert any("second photo was not compared" in note for note in report["notes"])
+
+
 def test_outputs_carry_nothing_of_the_source_file(files: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x010F], exif[0x8825] = "SecretCamera", {1: "N", 2: (48.0, 51.0, 30.0)}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fluxguard_core.evaluate.commands import shot_of
 from fluxguard_core.evaluate.similarity import second_shot
-from fluxguard_core.recognition.detectors import face_in_box
+from fluxguard_core.recognition.detectors import face_in_box, typed_box
 from fluxguard_core.recognition.faces import Face
 from fluxguard_core.reporting import _shot
 
@@ -41,6 +41,7 @@ def test_a_second_photo_counts_only_with_its_face() -> None:
     boxes_only = Face((8, 12, 48, 52), None, 1.0)
     for find, reason in (
         (None, "Install YuNet"),
+        (typed_box((80, 12, 112, 44)), "Install YuNet"),  # it was typed for the first photo
         (lambda image: [], "no face was found in it"),
         (lambda image: [boxes_only], "no face was found in it"),
     ):

@@ -223,6 +223,22 @@ def test_any_recogniser_may_lie_in_the_common_folder(
     assert where.find(aura) == own
 
 
+def test_workflows_link_what_no_stock_loader_offers() -> None:
+    """VGG19 and the chosen recognisers: their pages' addresses and the names they are looked for under."""
+    manifest = load_manifest()
+    folder = where.PACKAGE_ROOT.parent / "workflows"
+    graphs = [path for path in folder.glob("*.json") if not path.name.startswith("mini-")]
+    assert len(graphs) == 6
+    for path in graphs:
+        nodes = json.loads(path.read_text("utf-8"))["nodes"]
+        (note,) = [n["widgets_values"][0] for n in nodes if "## Models" in str(n["widgets_values"])]
+        loaders = [n for n in nodes if n["type"] == "FluxGuard_FREnsembleLoader"]
+        lists = [names for loader in loaders for names in loader["widgets_values"][:2]]
+        chosen = [name for names in lists for name in names]
+        for entry in (manifest[name] for name in ("vgg19", *chosen)):
+            assert f"[{entry.file}]({entry.url})" in note and entry.id in note, path.name
+
+
 def test_list_status_and_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..fluxguard_core.command_line import command
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.protect.assemble import assemble_refiner, blending_mask
 from ..fluxguard_core.protect.perceptual import (
@@ -147,6 +148,6 @@ def _perceptual(
         if features is not None:
             return feature_distance(features), None
     raise FluxGuardError(
-        "The visible difference needs VGG19 (vgg19-dcbb9e9d.pth in models/fluxguard/perceptual; fluxguard models "
-        "download vgg19), or a TAESD-layout VAE such as taef1 connected to tiny_vae."
+        "The visible difference needs VGG19 (vgg19-dcbb9e9d.pth in models/fluxguard/perceptual; "
+        f"{command('models download vgg19')}), or a TAESD-layout VAE such as taef1 connected to tiny_vae."
     )

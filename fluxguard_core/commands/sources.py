@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import torch
 
+from ..command_line import command
 from ..diffusers_backend import FluxStack, from_folder
 from ..diffusers_files import add_lora, from_files, load_vae, text_encoders
 from ..errors import FluxGuardError
@@ -146,7 +147,7 @@ def _ensemble(args: argparse.Namespace, device: str = "cpu") -> Ensemble:
     if not args.recogniser:
         raise FluxGuardError(
             "A full-size FLUX needs recognisers made for real faces: give at least one with --recogniser FILE "
-            "(see: fluxguard models list). The built-in ones know only the miniature's portraits."
+            f"(see {command('models list')}). The built-in ones know only the miniature's portraits."
         )
     names = {text for text in args.hold_out if not Path(_colour(text)[0]).is_file()}
     files = [text for text in args.hold_out if text not in names]

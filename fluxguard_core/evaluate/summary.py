@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..command_line import command
 from ..errors import FluxGuardError
 from .similarity import Recognition
 from .statistics import Interval, Paired, bootstrap_mean, paired, paired_shares, wilson
@@ -63,7 +64,7 @@ def _matches(name: str, rows: Sequence[Recognition]) -> list[tuple[bool, bool]]:
     if len(known) != len(rows):
         raise FluxGuardError(
             f"{name} has no threshold, so matches cannot be counted: measure one with "
-            "`fluxguard calibrate`."
+            f"{command('calibrate')}."
         )
     return known
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..command_line import command
 from ..errors import FluxGuardError, Interrupted
 from .gradients import gradients
 from .objective import IdentityObjective, Score
@@ -191,7 +192,7 @@ class Refiner:
         if not loss.isfinite():
             raise FluxGuardError(
                 "The protection's loss became NaN or infinite. Decode in float32, and check the recogniser files "
-                "with: fluxguard models verify"
+                f"with {command('models verify')}."
             )
         (delta.grad,) = torch.autograd.grad(loss, delta)
         optimiser.step()

@@ -17,7 +17,7 @@ Model = Any  # comfy.model_patcher.ModelPatcher, which is untyped
 Conditioning = Any  # list of [tensor, dictionary]
 
 _CHANNELS = 16
-_FOREIGN_MODELS = ("Flux2", "LongCatImage")
+_FOREIGN_MODELS = ("Flux2", "LongCatImage", "Chroma")
 _UNSUPPORTED = {
     "control": "a ControlNet",
     "reference_latents": "reference latents (Kontext)",

@@ -52,8 +52,7 @@ def test_another_architecture(server: Server, architecture: str) -> None:
     graph.sample(graph.model)
     message = server.fails(graph.graph)
     assert "Load flux1-dev" in message, message
-    if architecture != "Chroma":  # which is told by its channels
-        assert f"Expected a FLUX.1 MODEL, got {architecture} " in message, message
+    assert f"Expected a FLUX.1 MODEL, got {architecture} " in message, message
     file.unlink()
 
 

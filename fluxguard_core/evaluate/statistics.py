@@ -77,9 +77,7 @@ def bootstrap_mean(
             for count in _chunks(resamples, data.numel())
         ]
     )
-    ends = torch.tensor([0.5 - confidence / 2, 0.5 + confidence / 2], dtype=torch.float64)
-    low, high = torch.quantile(means, ends).tolist()
-    return Interval(float(data.mean()), low, high, confidence)
+    return _percentiles(float(data.mean()), means, confidence)
 
 
 def clustered_mean(
@@ -110,9 +108,13 @@ def clustered_mean(
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(names), (resamples, len(names)), generator=generator)
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    return _percentiles(float(data.mean()), means, confidence)
+
+
+def _percentiles(value: float, resampled: Tensor, confidence: float) -> Interval:
     ends = torch.tensor([0.5 - confidence / 2, 0.5 + confidence / 2], dtype=torch.float64)
-    low, high = torch.quantile(means, ends).tolist()
-    return Interval(float(data.mean()), low, high, confidence)
+    low, high = torch.quantile(resampled, ends).tolist()
+    return Interval(value, low, high, confidence)
 
 
 def _chunks(total: int, width: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,16 @@ def server(
     prepare(base)
     with running(*installation, base) as server:
         yield server
+
+
+@pytest.fixture
+def socket(server: Server) -> Iterator[Any]:
+    """The websocket on which the server tells progress and notices."""
+    websocket = pytest.importorskip("websocket")
+    address = server.url.replace("http", "ws") + f"/ws?clientId={server.client}"
+    connection = websocket.create_connection(address, timeout=120)
+    yield connection
+    connection.close()
 
 
 def older_host() -> Path | None:

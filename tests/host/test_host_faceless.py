@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,15 +20,6 @@ from .test_host_inputs import ATTACKED, add, identity, masked, portraits, protec
 pytestmark = pytest.mark.skipif(
     not all(path.is_file() for path in NEEDED), reason="the miniature's weights are not shipped yet"
 )
-
-
-@pytest.fixture
-def socket(server: Server) -> Iterator[Any]:
-    websocket = pytest.importorskip("websocket")
-    address = server.url.replace("http", "ws") + f"/ws?clientId={server.client}"
-    connection = websocket.create_connection(address, timeout=120)
-    yield connection
-    connection.close()
 
 
 def between(graph: Graph) -> None:

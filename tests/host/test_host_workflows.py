@@ -84,15 +84,6 @@ def test_another_prompt_uses_the_same_inversion(server: Server) -> None:
     assert len([node for node in refiners if node in again.cached]) == len(refiners) - 1
 
 
-@pytest.fixture
-def socket(server: Server) -> Iterator[Any]:
-    websocket = pytest.importorskip("websocket")
-    address = server.url.replace("http", "ws") + f"/ws?clientId={server.client}"
-    connection = websocket.create_connection(address, timeout=120)
-    yield connection
-    connection.close()
-
-
 def messages(connection: Any, prompt_id: str) -> Iterator[tuple[str, Any]]:
     """Text messages as (kind, data), previews as ("preview", bytes), until the prompt has ended."""
     while True:

@@ -43,8 +43,14 @@ for (const [name, workflow] of Object.entries(workflows)) {
   results[name] = state;
   await page.keyboard.press("Escape");
   await page.waitForTimeout(300);
+  // The picture shows the graph alone, not which model files this machine lacks.
+  await page.addStyleTag({ content: "[data-testid=error-overlay], .minimap-main-container { display: none !important }" });
   await page.evaluate(() => {
     const { graph, canvas } = window.app;
+    for (const node of graph.nodes) {
+      node.has_errors = false;
+      node.strokeStyles = {};
+    }
     const framed = graph.groups.length ? graph.groups : graph.nodes;
     const boxes = framed.map((item) => item._bounding ?? [...item.pos, ...item.size]);
     const left = Math.min(...boxes.map((box) => box[0])), top = Math.min(...boxes.map((box) => box[1]));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -17,7 +18,11 @@ PACK = Path(command_line.__file__).resolve().parents[1]
 
 
 def run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    # The ComfyUI that holds the copy is meant, not the one that this environment names.
+    environment = {k: v for k, v in os.environ.items() if k != "COMFYUI_PATH"}
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env=environment
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

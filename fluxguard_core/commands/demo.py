@@ -47,10 +47,11 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Handle the command; returns the exit code."""
-    from ..mini.models import miniature
+    from ..mini.models import miniature, use_one_thread
 
     started = time.perf_counter()
     seed = secrets.randbelow(100_000) if args.seed is None else args.seed
+    use_one_thread()
     models = miniature()
     scene = _given(args.photo) if args.photo else _drawn(args.prompt, seed)
     source = scene.photo

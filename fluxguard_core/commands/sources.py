@@ -102,12 +102,13 @@ def load_models(args: argparse.Namespace) -> Models:
 
 def _miniature(args: argparse.Namespace, device: str) -> Models:
     from ..mini.faces import load_ensemble
-    from ..mini.models import miniature
+    from ..mini.models import miniature, use_one_thread
 
     if args.recogniser:
         ensemble = _ensemble(args, device)
     else:
         ensemble = load_ensemble(held_out=args.hold_out or ["mobileface"])
+    use_one_thread()
     models = miniature(ensemble, device)
     return replace(models, find_faces=_detector(args)) if args.detector else models
 

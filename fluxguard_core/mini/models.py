@@ -46,6 +46,14 @@ def miniature(ensemble: Ensemble | None = None, device: str = "cpu") -> Models:
     )
 
 
+def use_one_thread() -> None:
+    """For commands that run the miniature alone: so narrow a network gains nothing from a second CPU thread.
+
+    Beside other work it loses most of its speed to threads that wait for each other.
+    """
+    torch.set_num_threads(1)
+
+
 def describe(picture: Tensor) -> str:
     """The caption of one portrait [1, 3, H, W], as the attribute classifier sees it."""
     return caption(Attributes(**classify_attributes(picture)[0]))

@@ -13,7 +13,7 @@ from typing import Any
 from ..protect.presets import PRESETS, preset_named
 from .method_quality import measure_method
 from .method_summary import summary
-from .models import miniature
+from .models import miniature, use_one_thread
 from .quality import autoencoder_quality, inversion_quality, recogniser_quality, sample_quality
 from .quality_table import aims, table
 
@@ -48,6 +48,7 @@ def register(kinds: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Handler of `fluxguard mini quality`."""
+    use_one_thread()
     models, preset = miniature(), preset_named(args.preset)
     rows = measure_method(
         models, preset, args.portraits, args.log, first=args.first, on_portrait=_progress()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from fluxguard_core.cli import main
 from fluxguard_core.commands.demo import PROMPT, portraits_before
@@ -104,7 +105,9 @@ def test_a_large_photo_is_worked_on_around_the_face(
 
 
 def test_the_demo_as_anybody_starts_it(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
     report = report_of(tmp_path, "--seed", "11")
+    assert torch.get_num_threads() == 1  # two of them crawl beside other work
     assert report["preset"] == "default" and report["settings"]["working_size"] == [128, 128]
     assert "lipstick" not in report["source_prompt"] and "red lipstick" in report["prompt"]
     judged = {found["name"]: found for found in report["recognisers"]}

@@ -47,9 +47,10 @@ def miniature(ensemble: Ensemble | None = None, device: str = "cpu") -> Models:
 
 
 def use_one_thread() -> None:
-    """For commands that run the miniature alone: so narrow a network gains nothing from a second CPU thread.
+    """For commands that run the miniature alone, at one speed on quiet and on busy machines.
 
-    Beside other work it loses most of its speed to threads that wait for each other.
+    So narrow a network gains little from a second CPU thread: a demo took 10.7 s with two and 14.2 s with one
+    on two quiet cores, but 86 s and 16 s beside another job, since the threads wait for each other.
     """
     torch.set_num_threads(1)
 

@@ -18,7 +18,7 @@ from .flux import (
     with_guidance,
 )
 from .guards import edit_patches
-from .networks import load_together, managed, private_copy, with_models, working_device
+from .networks import load_together, managed, with_models, working_device
 from .notices import warn
 from .patches import fuse_velocities, inject_values
 from .progress import Progress, latent_preview, ordinary_tensors, picture_preview
@@ -43,7 +43,6 @@ __all__ = [
     "picture_latent",
     "picture_preview",
     "placed",
-    "private_copy",
     "to_latent",
     "to_model_space",
     "warn",

@@ -17,6 +17,7 @@ import torch
 from portraits.fluxguard_core.mini.world import weights_path
 from portraits.fluxguard_core.protect.gradients import gradients
 from portraits.nodes import host as bridge
+from portraits.nodes.host import networks
 
 found = {}
 META = torch.device("meta")
@@ -35,7 +36,7 @@ def moved() -> None:
     """Gradients after the host has moved the decoder in inference mode, as it does on a card."""
     with torch.inference_mode():
         decoder = bridge.picture_decoder(inside.miniature_vae())
-        handle = bridge.managed(decoder.module)
+        handle = networks.managed(decoder.module)
         memory.load_models_gpu([handle])
         assert handle.loaded_size() == handle.model_size() > 0
         handle.partially_load(META)
@@ -61,7 +62,7 @@ def handles() -> None:
             layer._pin_state, layer._v = pins, Handle()
             if hasattr(layer, "comfy_cast_weights"):
                 layer.prev_comfy_cast_weights, layer.comfy_cast_weights = False, True
-        twin = bridge.private_copy(original)
+        twin = networks.private_copy(original)
     layers = list(twin.modules())
     found["no handles"] = not any(hasattr(m, "_v") or hasattr(m, "_pin_state") for m in layers)
     found["no casting"] = not any(getattr(m, "comfy_cast_weights", False) for m in layers)

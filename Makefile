@@ -42,7 +42,7 @@ test-host: setup-host
 
 # Hours; what is measured stands in the log, and a stopped run goes on from there.
 quality: setup
-	$(BIN)/fluxguard mini quality --log out/quality.jsonl $(ARGS)
+	$(BIN)/python -m training.mini quality --log out/quality.jsonl $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-host out build dist

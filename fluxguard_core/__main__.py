@@ -12,7 +12,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from fluxguard_core.cli import main
+from fluxguard_core.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,10 +11,9 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..fluxguard_core.command_line import command
 from ..fluxguard_core.errors import FluxGuardError
-from ..fluxguard_core.recognition.detectors import five_points, typed_box, yunet
-from ..fluxguard_core.recognition.faces import FaceFinder
+from ..fluxguard_core.faces.detectors import five_points, typed_box, yunet
+from ..fluxguard_core.faces.face import FaceFinder
 from . import folders, host
 from .wires import FaceLandmarksWire
 
@@ -232,7 +231,7 @@ def _found(image: Tensor, choice: str) -> list[Tensor]:
     if find is None:
         raise FluxGuardError(
             "Where is the face? Connect Detect Face Landmarks (MediaPipe) or a box, or install YuNet "
-            f"({command('models download yunet')})."
+            "(‹run models download yunet›)."
         )
     faces = find(image.detach().float().cpu())
     return [face.landmarks for face in faces if face.landmarks is not None]

@@ -9,8 +9,8 @@ import folder_paths
 
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.mini.world import weights_folder
-from ..fluxguard_core.models import Entry, find, load_manifest, require, search_roots
-from ..fluxguard_core.models.where import RECOGNISERS
+from ..fluxguard_core.weights import Entry, find, load_manifest, require, search_roots
+from ..fluxguard_core.weights.where import RECOGNISERS
 
 _STOCK_FOLDERS = ("diffusion_models", "vae", "loras")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".onnx")

@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
-from ..fluxguard_core.region import (
+from ..fluxguard_core.regions import (
     EmptyMask,
     NoFace,
     feather,

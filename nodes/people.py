@@ -8,7 +8,6 @@ from typing import Any, get_args
 
 from comfy_api.latest import io
 
-from ..fluxguard_core.command_line import command
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.recognition import Ensemble, FaceEncoder, photo, synthetic, untargeted
 from ..fluxguard_core.recognition.encoder import Colour
@@ -44,7 +43,7 @@ def _attackable(encoder: FaceEncoder) -> FaceEncoder:
     if not encoder.thresholds:
         raise FluxGuardError(
             f"{encoder.name} has no threshold, so nobody could tell when it no longer recognises the face. Measure "
-            f"one with {command('calibrate FILE --faces DIR')}."
+            f"one with ‹run calibrate FILE --faces DIR›."
         )
     return encoder
 
@@ -218,7 +217,7 @@ def _around_faces(pictures: Any, choice: str) -> Any:
     if face_finder(choice) is None:
         raise FluxGuardError(
             "Where is the face in the photos? Install YuNet (run "
-            f"{command('models download yunet')}), or crop the photos to the face and choose 'whole frame'."
+            "‹run models download yunet›), or crop the photos to the face and choose 'whole frame'."
         )
     landmarks = find_landmarks(pictures, choice, 0, None, None, "largest")
     return align(pictures, landmarks, 224)

@@ -9,9 +9,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..fluxguard_core.command_line import command
+from ..fluxguard_core.backends.geometry import FLUX
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.protect.assemble import assemble_refiner, blending_mask
+from ..fluxguard_core.protect.engine import Step
 from ..fluxguard_core.protect.perceptual import (
     PerceptualDistance,
     VGG19Features,
@@ -19,7 +20,7 @@ from ..fluxguard_core.protect.perceptual import (
     vgg19_relu3_4,
 )
 from ..fluxguard_core.protect.presets import Preset
-from ..fluxguard_core.protect.refiner import Refiner, RefinerStep
+from ..fluxguard_core.protect.refiner import Refiner
 from ..fluxguard_core.protect.region import Window
 from . import folders, host
 from .faces import Located, locate_faces
@@ -49,7 +50,7 @@ class Prepared:
 
 
 def iterates_of(preset: Preset) -> int:
-    return preset.refiner.steps + preset.refiner.keep_best
+    return preset.refiner.descent.iterates
 
 
 def prepare(
@@ -77,7 +78,7 @@ def prepare(
     host.load_together(networks)
     first = intervals - preset.attacked if intervals else 0
 
-    def stepped(entry: RefinerStep, picture: Tensor) -> None:
+    def stepped(entry: Step, picture: Tensor) -> None:
         before = (entry.interval - first) * iterates_of(preset)
         progress(
             min(entry.interval + 1, intervals) + before + entry.step, host.picture_preview(picture)
@@ -96,6 +97,7 @@ def prepare(
             picture[list(located.pictures)],
             located.points.to(picture.device) if len(located.points) else None,
             grid,
+            pixels=FLUX.pixels,
             decode=lambda z: decoder(to_samples(z)),
             decode_tiny=None if tiny is None else (lambda z: tiny(to_samples(z))),
             perceptual=distance,
@@ -103,7 +105,7 @@ def prepare(
             on_step=stepped,
         )
     region = None if refiner.region is None else refiner.region.cpu()
-    acted = blending_mask(region, window, grid)[:, 0]
+    acted = blending_mask(region, window, grid, FLUX.pixels)[:, 0]
     if located.faceless:
         acted = acted.repeat(len(source), 1, 1)
         acted[list(located.faceless)] = 0
@@ -149,5 +151,5 @@ def _perceptual(
             return feature_distance(features), None
     raise FluxGuardError(
         "The visible difference needs VGG19 (vgg19-dcbb9e9d.pth in models/fluxguard/perceptual; "
-        f"{command('models download vgg19')}), or a TAESD-layout VAE such as taef1 connected to tiny_vae."
+        "‹run models download vgg19›), or a TAESD-layout VAE such as taef1 connected to tiny_vae."
     )

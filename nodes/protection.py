@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.flow import Trajectory
+from ..fluxguard_core.protect.identity import similarities
 from ..fluxguard_core.protect.run import Protection, edit_and_protect, protect_latent
 from . import host
 from .faces import told_faceless
@@ -113,6 +114,7 @@ class LatentRefiner(io.ComfyNode):
                 attacked_intervals=preset.attacked,
                 solver=steps_with,
                 window=prepared.window,
+                region=prepared.refiner.region,
                 one_batch=one_batch,
                 progress=lambda done, _, z: progress(
                     prepared.done(done - count + preset.attacked, done), preview(z)
@@ -173,9 +175,10 @@ class ProtectLatent(io.ComfyNode):
                 "Encode the picture with VAE Encode."
             )
         samples = samples.to(host.working_device(), torch.float32)
-        # Latents of other models are scaled to unit spread, for which the learning rate was chosen.
-        unit = float(samples.std())
-        if not unit:
+        # Latents of other models are scaled to unit spread, for which the learning rate was chosen; each by
+        # itself, so that no picture's result depends on its batch mates.
+        unit = samples.flatten(1).std(1)[:, None, None, None]
+        if not bool((unit > 0).all()):
             raise FluxGuardError(
                 "The latent is empty, so there is nothing to protect. Encode a picture."
             )
@@ -217,10 +220,16 @@ def _told(result: Protection, wishes: Wishes) -> str:
     last = {entry.interval: entry for entry in result.log}
     lines = [f"Preset {wishes.preset.name}, identity {wishes.identity.kind}"]
     for interval, entry in last.items():
-        similar = ", ".join(f"{name} {value:.2f}" for name, value in entry.source.items())
-        aimed = ", ".join(f"{name} {value:.2f}" for name, value in entry.target.items())
-        parts = [f"interval {interval}: {entry.step + 1} iterates, loss {entry.identity_loss:.3f}"]
-        parts.append(f"visible difference {entry.perceptual:.4f}")
+        similar = ", ".join(
+            f"{name} {value:.2f}" for name, value in similarities(entry, "source").items()
+        )
+        aimed = ", ".join(
+            f"{name} {value:.2f}" for name, value in similarities(entry, "target").items()
+        )
+        parts = [
+            f"interval {interval}: {entry.step + 1} iterates, loss {entry.losses['identity']:.3f}"
+        ]
+        parts.append(f"visible difference {entry.losses['perceptual']:.4f}")
         parts += [f"similarity to the person: {similar}"] if similar else []
         parts += [f"to the target: {aimed}"] if aimed else []
         parts += ["goal reached"] if entry.met else []

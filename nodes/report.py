@@ -21,9 +21,9 @@ from ..fluxguard_core.evaluate import (
     quality,
     second_shot,
 )
+from ..fluxguard_core.faces.detectors import face_from_points
+from ..fluxguard_core.faces.face import nearest
 from ..fluxguard_core.recognition import Ensemble
-from ..fluxguard_core.recognition.detectors import face_from_points
-from ..fluxguard_core.recognition.faces import nearest
 from . import host
 from .faces import face_finder, face_inputs, locate_faces
 from .people import load_recognisers

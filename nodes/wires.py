@@ -6,8 +6,9 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..fluxguard_core.backends.geometry import FLUX
 from ..fluxguard_core.errors import FluxGuardError
-from ..fluxguard_core.region import checked, soft_mask
+from ..fluxguard_core.regions import checked, soft_mask
 from . import host
 
 TrajectoryWire = io.Custom("FLUXGUARD_TRAJECTORY")
@@ -60,12 +61,13 @@ def latent_mask(mask: Tensor, grid: tuple[int, int], batch: int) -> Tensor:
     height, width = whole.shape[-2:]
     if (height, width) == grid:
         return whole  # made for the latent already
+    side = FLUX.pixels
     # VAE Encode cuts pictures to whole latents from the middle.
-    top, left = height % 8 // 2, width % 8 // 2
-    whole = whole[..., top : top + height // 8 * 8, left : left + width // 8 * 8]
-    if (whole.shape[-2] // 8, whole.shape[-1] // 8) != grid:
+    top, left = height % side // 2, width % side // 2
+    whole = whole[..., top : top + height // side * side, left : left + width // side * side]
+    if (whole.shape[-2] // side, whole.shape[-1] // side) != grid:
         raise FluxGuardError(
-            f"The mask is {width} x {height} pixels, but the picture was {8 * grid[1]} x {8 * grid[0]}. Make the "
+            f"The mask is {width} x {height} pixels, but the picture was {side * grid[1]} x {side * grid[0]}. Make the "
             "mask from the picture that was encoded."
         )
-    return torch.as_tensor(soft_mask(whole, 8, size=grid))
+    return torch.as_tensor(soft_mask(whole, side, size=grid))

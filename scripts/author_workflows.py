@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from fluxguard_core.models import load_manifest  # noqa: E402
+from fluxguard_core.weights import load_manifest  # noqa: E402
 
 WIDTH, GAP, TOP = 380, 60, 120
 COLOURS = ("#3f789e", "#8A8", "#b06634", "#a1309b", "#88A", "#3f789e")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from ..region.morphology import gaussian_blur
+from ..regions.morphology import gaussian_blur
 from .quality import eight_bit, ssim
 
 Degradation = Callable[[Tensor, float], Tensor]

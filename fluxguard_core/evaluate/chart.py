@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..imageio import to_pillow
+from ..pictures.files import to_pillow
 from .html import axis_range, difference, shown
 from .report import Pictures, Report
 from .similarity import Recognition

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..imageio import png_bytes, write_atomic
+from ..pictures.files import png_bytes, write_atomic
 from .quality import Quality
 from .report import Pictures, Report
 from .similarity import Recognition

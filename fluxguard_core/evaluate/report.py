@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import FluxGuardError
-from ..imageio import write_atomic
+from ..pictures.files import write_atomic
 from .quality import Quality
 from .similarity import Recognition
 from .verdict import HONESTY, Verdict, judge

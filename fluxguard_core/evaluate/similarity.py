@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..command_line import command
 from ..errors import FluxGuardError
+from ..faces.detectors import TypedBoxes
 from ..recognition import Ensemble, FaceEncoder, FaceFinder, align, choose, whole_frame
-from ..recognition.detectors import TypedBoxes
 from .quality import eight_bit
 from .transforms import SHARING, Transform
 
@@ -100,7 +99,7 @@ def second_shot(picture: Tensor, find_faces: FaceFinder | None) -> tuple[Shot | 
     if find_faces is None or isinstance(find_faces, TypedBoxes):
         return None, (
             "The second photo was not compared: nothing here finds the face in it. Install YuNet "
-            f"({command('models download yunet')})."
+            "(‹run models download yunet›)."
         )
     faces = [face for face in find_faces(picture[0]) if face.landmarks is not None]
     if not faces:
@@ -131,7 +130,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
     if not math.isfinite(value):
         raise FluxGuardError(
             "A recogniser returned NaN or infinite values: its weights are damaged or its input is. "
-            f"Check the file with {command('models verify')}."
+            "Check the file with ‹run models verify›."
         )
     return value
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..command_line import command
 from ..errors import FluxGuardError
 from .similarity import Recognition
 from .statistics import Interval, Paired, bootstrap_mean, paired, paired_shares, wilson
@@ -64,7 +63,7 @@ def _matches(name: str, rows: Sequence[Recognition]) -> list[tuple[bool, bool]]:
     if len(known) != len(rows):
         raise FluxGuardError(
             f"{name} has no threshold, so matches cannot be counted: measure one with "
-            f"{command('calibrate')}."
+            "‹run calibrate FILE --faces DIR›."
         )
     return known
 

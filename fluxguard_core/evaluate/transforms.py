@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from ..imageio import to_pillow
-from ..region.morphology import gaussian_blur
+from ..pictures.files import to_pillow
+from ..regions.morphology import gaussian_blur
 
 Codec = Callable[[Tensor], Tensor]
 

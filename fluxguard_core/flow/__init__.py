@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .controls import EditControl, ValueInjection, VelocityFusion
 from .field import Block, Counted, Layout, ValueTap, VelocityField
-from .run import State, advance, generate, invert
-from .schedule import flux_schedule, image_tokens
+from .run import Moved, State, advance, generate, invert
+from .schedule import flux_schedule
 from .solvers import SOLVERS, Solver, SolverName
 from .storage import Storage
 from .trajectory import Evaluation, Trajectory, estimate_bytes
@@ -18,6 +18,7 @@ __all__ = [
     "EditControl",
     "Evaluation",
     "Layout",
+    "Moved",
     "Solver",
     "SolverName",
     "State",
@@ -31,7 +32,6 @@ __all__ = [
     "estimate_bytes",
     "flux_schedule",
     "generate",
-    "image_tokens",
     "invert",
     "load_trajectory",
     "save_trajectory",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from .field import Block, Layout, ValueTap
+from .field import Block, ValueTap
 from .trajectory import Evaluation, Trajectory
 
 Tokens = Literal["image", "all"]
@@ -150,11 +150,9 @@ def paper_window(intervals: int) -> tuple[int, int]:
     return round(intervals * 5 / 25), round(intervals * 20 / 25)
 
 
-def paper_injection(
-    intervals: int, coverage: float, layout: Layout
-) -> tuple[int, tuple[Block, ...]]:
-    """Intervals and blocks of the published injection: 5 of 25, or 3 where the mask covers under 10 %."""
-    return max(1, round(intervals * (3 if coverage < 0.1 else 5) / 25)), layout.last_single_blocks()
+def paper_injection(intervals: int, coverage: float) -> int:
+    """Intervals of the published injection: 5 of 25, or 3 where the mask covers under a tenth."""
+    return max(1, round(intervals * (3 if coverage < 0.1 else 5) / 25))
 
 
 def expand_batch(tensor: Tensor, batch: int) -> Tensor:

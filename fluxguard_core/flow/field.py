@@ -30,7 +30,9 @@ ValueTap = Callable[[Block, Tensor, int], Tensor | None]
 class Layout:
     """The shape of a transformer: enough to choose blocks and to recognise a foreign trajectory.
 
-    ``fingerprint`` tells models of one shape apart; it is empty where the weights cannot be read.
+    Args:
+        fingerprint: tells models of one shape apart; empty where the weights cannot be read.
+        structure: blocks whose attention values carry a picture's structure, as the backend knows its family.
     """
 
     model: str
@@ -38,17 +40,13 @@ class Layout:
     single_blocks: int
     width: int
     fingerprint: str = ""
+    structure: tuple[Block, ...] = ()
 
     def matches(self, other: Layout) -> bool:
         """Whether a trajectory of one serves the other."""
-        shapes = (replace(layout, fingerprint="") for layout in (self, other))
+        shapes = (replace(layout, fingerprint="", structure=()) for layout in (self, other))
         unknown = not self.fingerprint or not other.fingerprint
         return len(set(shapes)) == 1 and (unknown or self.fingerprint == other.fingerprint)
-
-    def last_single_blocks(self) -> tuple[Block, ...]:
-        """The published choice, blocks 20..37 of 38, scaled to this depth (20 of 38 stay untouched)."""
-        first = round(self.single_blocks * 20 / 38)
-        return tuple(Block("single", i) for i in range(first, self.single_blocks))
 
 
 class VelocityField(Protocol):

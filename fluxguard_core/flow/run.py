@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -52,7 +53,7 @@ def invert(
         A trajectory; the latent and the velocities are float32.
     """
     sigmas, rule = check_sigmas(sigmas), solver_named(solver)
-    chosen = frozenset(field.layout.last_single_blocks() if blocks is None else blocks)
+    chosen = frozenset(field.layout.structure if blocks is None else blocks)
     grid, z = sigmas.tolist(), latent.detach().clone().float()
     count = len(grid) - 1
     velocities: dict[int, tuple[Stored, ...]] = {}
@@ -111,12 +112,22 @@ class State:
 
     latent: Tensor
     interval: int = 0
-    velocity: Tensor | None = None  # the last one that moved the latent
 
-    def branch(self, branches: int) -> State:
-        """The same state several times over, as one batch."""
-        velocity = None if self.velocity is None else self.velocity.repeat(branches, 1, 1, 1)
-        return State(self.latent.repeat(branches, 1, 1, 1), self.interval, velocity)
+    @property
+    def previous(self) -> Tensor | None:
+        """The velocity that moved the latent last; None at the start."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Moved(State):
+    """A generation after its first interval."""
+
+    velocity: Tensor = dataclasses.field(kw_only=True)
+
+    @property
+    def previous(self) -> Tensor:
+        return self.velocity
 
 
 def advance(
@@ -125,7 +136,7 @@ def advance(
     state: State,
     controls: Sequence[EditControl] = (),
     solver: SolverName | None = None,
-) -> State:
+) -> Moved:
     """Carry a generation over one interval.
 
     The batch may hold several branches of the trajectory's batch, one after the other.
@@ -142,8 +153,8 @@ def advance(
             velocity = control.steer(at, velocity)
         return velocity
 
-    latent, seen = rule.step(evaluate, state.latent, grid[i], grid[i + 1], state.velocity)
-    return State(latent, i + 1, seen[-1])
+    latent, seen = rule.step(evaluate, state.latent, grid[i], grid[i + 1], state.previous)
+    return Moved(latent, i + 1, velocity=seen[-1])
 
 
 @torch.no_grad()

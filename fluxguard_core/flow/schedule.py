@@ -13,11 +13,6 @@ from ..errors import FluxGuardError
 SHIFT_AT = ((256, 0.5), (4096, 1.15))
 
 
-def image_tokens(height: int, width: int) -> int:
-    """Tokens of a picture of ``height`` x ``width`` pixels: one for each begun 16 x 16 square."""
-    return math.ceil(height / 16) * math.ceil(width / 16)
-
-
 def flux_schedule(steps: int, tokens: int) -> Tensor:
     """σ grid of ``steps`` intervals, from noise (1) down to the image (0).
 

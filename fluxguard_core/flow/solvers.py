@@ -54,20 +54,30 @@ def euler_step(
 
 @dataclass(frozen=True)
 class Solver:
-    """A step and the number of velocities it uses in an interval; the last one moves the latent."""
+    """A step and the number of velocities it uses in an interval; the last one moves the latent.
+
+    Args:
+        reuses: the last velocity of an interval stands in for the first one of the next.
+    """
 
     name: SolverName
     step: Step
     stages: int
+    reuses: bool = False
+
+    @property
+    def fresh(self) -> int:
+        """Network evaluations of an interval that follows another one."""
+        return self.stages - self.reuses
 
     def evaluations(self, intervals: int) -> int:
         """Network evaluations over ``intervals`` consecutive intervals, started afresh."""
-        return intervals + 1 if self.name == "fireflow" else intervals * self.stages
+        return intervals * self.fresh + (self.reuses and intervals > 0)
 
 
 SOLVERS: dict[str, Solver] = {
     "midpoint": Solver("midpoint", midpoint_step, 2),
-    "fireflow": Solver("fireflow", fireflow_step, 2),
+    "fireflow": Solver("fireflow", fireflow_step, 2, reuses=True),
     "euler": Solver("euler", euler_step, 1),
 }
 

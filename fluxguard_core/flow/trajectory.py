@@ -211,14 +211,12 @@ def estimate_bytes(
         tokens: tokens kept of each value tensor (image tokens, plus text tokens if those are kept).
         dtype: number format in which the network computes its attention values; latents are float32.
     """
-    stages = solver_named(solver).stages
+    rule = solver_named(solver)
     latent = torch.Size(shape).numel()
-    # FireFlow's start velocities are the neighbours' midpoints; only its first one is its own.
-    velocities = intervals + 1 if solver == "fireflow" else intervals * stages
-    value_stages = 1 if solver == "fireflow" else stages
-    held = value_intervals * value_stages
-    if solver == "fireflow" and value_intervals == intervals:
-        held += 1
+    # A velocity that the next interval reuses is kept once, as it is computed once.
+    velocities = rule.evaluations(intervals)
+    # The walk begins at the last interval, so only a record of all of them holds the first evaluation.
+    held = value_intervals * rule.fresh + (rule.reuses and value_intervals == intervals)
     values = held * blocks * shape[0] * tokens * width
     return (
         velocities * latent * velocity_storage.bytes_per_element(torch.float32)

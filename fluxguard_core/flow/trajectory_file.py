@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 
@@ -52,7 +53,7 @@ def save_trajectory(trajectory: Trajectory, path: str | Path) -> None:
     about = {
         "solver": trajectory.solver,
         "text_tokens": trajectory.text_tokens,
-        "layout": trajectory.layout.__dict__,
+        "layout": asdict(trajectory.layout),
         "velocities": velocity_names,
         "dtypes": dtypes,
     }
@@ -119,8 +120,13 @@ def _assemble(about: Mapping, tensors: Mapping[str, Tensor], device: torch.devic
         values=MappingProxyType(values),
         text_tokens=int(about["text_tokens"]),
         solver=about["solver"],
-        layout=Layout(**about["layout"]),
+        layout=_layout(about["layout"]),
     )
+
+
+def _layout(about: Mapping) -> Layout:
+    structure = tuple(Block(_kind(b["kind"]), int(b["index"])) for b in about.get("structure", ()))
+    return Layout(**{**about, "structure": structure})
 
 
 def _kind(name: str) -> BlockKind:

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import FluxGuardError
-from ..models.loading import load_tensors
-from ..models.manifest import Entry, load_manifest
-from ..recognition.alignment import invert, resample, similarity_transform
-from ..recognition.detectors import face_from_points
+from ..faces.alignment import invert, resample, similarity_transform
+from ..faces.detectors import face_from_points
+from ..faces.face import Face
 from ..recognition.encoder import FaceEncoder
 from ..recognition.ensemble import Ensemble
-from ..recognition.faces import Face
 from ..recognition.loading import load_encoder
+from ..weights.loading import load_tensors
+from ..weights.manifest import Entry, load_manifest
 from .faces_networks import AttributeNet, LandmarkNet, ParserNet
 from .portrait_spec import CHOICES
 

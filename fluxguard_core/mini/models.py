@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..portrait import Models
+from ..pipelines.photo import Models
 from ..protect.perceptual import Features, feature_distance
 from ..recognition.ensemble import Ensemble
 from .captions import caption, parse_caption

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..diffusers_backend import FluxStack, Prompt, layout_of
-from ..diffusers_keys import flux_to_diffusers
-from ..diffusers_taesd import AutoencoderTiny, load_autoencoder_state
+from ..backends.flux import FluxStack, Prompt, layout_of
+from ..backends.flux_keys import flux_to_diffusers
+from ..backends.taesd import AutoencoderTiny, load_autoencoder_state
 from ..errors import FluxGuardError
-from ..models import load_manifest
-from ..models.loading import load_tensors
+from ..weights import load_manifest
+from ..weights.loading import load_tensors
 from .text import TextEncoder, text_encoder_from
 
 Part = Literal["vae", "flux", "text"]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from ..recognition.alignment import whole_frame
+from ..faces.alignment import whole_frame
+from ..faces.face import FaceFinder
 from ..recognition.ensemble import Ensemble
-from ..recognition.faces import FaceFinder
 from ..recognition.identity import Identity
-from .objective import make_objective
+from .engine import OnStep
+from .identity import identity_term
 from .perceptual import PerceptualDistance
 from .presets import Preset
-from .refiner import Decode, Refiner, RefinerStep
+from .refiner import Refiner
 from .region import Window, face_region, window_around
+from .spaces import Decode
 from .views import AlignedViews, View, Views, whole_frame_views
 
 
@@ -29,12 +29,13 @@ def assemble_refiner(
     landmarks: Tensor | None,
     grid: tuple[int, int],
     *,
+    pixels: int,
     decode: Decode,
     perceptual: PerceptualDistance,
     decode_tiny: Decode | None = None,
     find_faces: FaceFinder | None = None,
     within: Tensor | None = None,
-    on_step: Callable[[RefinerStep, Tensor], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> tuple[Refiner, Window | None]:
     """The preset's refiner, and the part of the latent it works on.
 
@@ -43,6 +44,7 @@ def assemble_refiner(
         landmarks: five points [1, B or faces · B, 5, 2] of the picture, one face after the other; only
             the paper preset does without.
         grid: height and width of the latent.
+        pixels: side of a latent cell in pixels.
         decode_tiny: cheap decoder, which the fast preset needs.
         within: further bound on where it may act, [1 or B, 1, h, w] in [0, 1].
     """
@@ -56,12 +58,12 @@ def assemble_refiner(
             "The fast preset needs a tiny decoder (TAESD layout, 16 latent channels). Give one, or choose the "
             "default preset."
         )
-    region = _region(preset, landmarks, grid, within, picture.shape[0])
+    region = _region(preset, landmarks, grid, pixels, within, picture.shape[0])
     window = None if region is None else window_around(region)
     if region is not None and window is not None:
         region = window.crop(region).to(picture.device)
-    views, plain = _views(preset, landmarks, window)
-    objective = make_objective(
+    views, plain = _views(preset, landmarks, window, pixels)
+    term = identity_term(
         ensemble,
         identity,
         picture,
@@ -72,7 +74,7 @@ def assemble_refiner(
     )
     refiner = Refiner(
         decode=decode_tiny if preset.tiny and decode_tiny is not None else decode,
-        objective=objective,
+        identity=term,
         perceptual=perceptual,
         views=views,
         settings=preset.refiner,
@@ -87,12 +89,13 @@ def _region(
     preset: Preset,
     landmarks: Tensor | None,
     grid: tuple[int, int],
+    pixels: int,
     within: Tensor | None,
     pictures: int,
 ) -> Tensor | None:
     region = None
     if preset.face_only and landmarks is not None:
-        region = face_region(landmarks.cpu(), *grid)
+        region = face_region(landmarks.cpu(), *grid, pixels)
         if len(region) > pictures:  # several faces a picture
             region = region.unflatten(0, (-1, pictures)).amax(0)
     if within is not None:
@@ -104,26 +107,32 @@ def _region(
     return region
 
 
-def _views(preset: Preset, landmarks: Tensor | None, window: Window | None) -> tuple[Views, View]:
+def _views(
+    preset: Preset, landmarks: Tensor | None, window: Window | None, pixels: int
+) -> tuple[Views, View]:
     if not preset.aligned or landmarks is None:
         return whole_frame_views, whole_frame
-    seen = landmarks if window is None else window.shift(landmarks)
+    seen = landmarks if window is None else window.shift(landmarks, pixels)
     return AlignedViews(seen, random=preset.random_views), AlignedViews(landmarks).plain
 
 
-def touched_pixels(region: Tensor | None, window: Window | None, grid: tuple[int, int]) -> Tensor:
-    """Where a refiner may have changed pixels [1, 1, 8h, 8w]: its region and the decoder's reach."""
+def touched_pixels(
+    region: Tensor | None, window: Window | None, grid: tuple[int, int], pixels: int
+) -> Tensor:
+    """Where a refiner may have changed pixels [1, 1, H, W]: its region and the decoder's reach."""
     if region is None or window is None:
-        return torch.ones(1, 1, 8 * grid[0], 8 * grid[1])
+        return torch.ones(1, 1, pixels * grid[0], pixels * grid[1])
     whole = torch.zeros(1, 1, *grid)
     touched = window.paste(whole, (region.amax(0, keepdim=True) > 0).to(whole))
     reach = F.max_pool2d(touched, 3, stride=1, padding=1)
-    return reach.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    return reach.repeat_interleave(pixels, 2).repeat_interleave(pixels, 3)
 
 
-def blending_mask(region: Tensor | None, window: Window | None, grid: tuple[int, int]) -> Tensor:
-    """The refiner's soft region in pixels [1, 1, 8h, 8w], for pasting its result into a picture."""
+def blending_mask(
+    region: Tensor | None, window: Window | None, grid: tuple[int, int], pixels: int
+) -> Tensor:
+    """The refiner's soft region in pixels [1, 1, H, W], for pasting its result into a picture."""
     if region is None or window is None:
-        return torch.ones(1, 1, 8 * grid[0], 8 * grid[1])
+        return torch.ones(1, 1, pixels * grid[0], pixels * grid[1])
     whole = window.paste(torch.zeros(1, 1, *grid), region.amax(0, keepdim=True).float())
-    return F.interpolate(whole, scale_factor=8, mode="bilinear").clamp(0, 1)
+    return F.interpolate(whole, scale_factor=pixels, mode="bilinear").clamp(0, 1)

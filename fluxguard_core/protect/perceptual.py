@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FluxGuardError
+from .engine import Draw, Reading
 
 # Pictures [B, 3, H, W] in [0, 1] -> features [B, ...].
 Features = Callable[[Tensor], Tensor]
@@ -31,6 +33,19 @@ def feature_distance(features: Features) -> PerceptualDistance:
         return lambda picture: (features(picture) - fixed).square().flatten(1).mean(1)
 
     return against
+
+
+@dataclass(frozen=True, eq=False)
+class PerceptualTerm:
+    """How different a picture looks from a reference; a cost without a goal."""
+
+    distance: Callable[[Tensor], Tensor]  # pictures [B, 3, H, W] -> [B]
+    name: str = "perceptual"
+
+    def __call__(self, picture: Tensor, draw: Draw) -> Reading:
+        """Read a picture [B, 3, H, W] as a whole."""
+        del draw
+        return Reading(self.distance(picture))
 
 
 class VGG19Features(nn.Module):
@@ -62,7 +77,7 @@ class VGG19Features(nn.Module):
 
 def vgg19_relu3_4(path: str | Path) -> VGG19Features:
     """Load VGG19 features from torchvision's ``vgg19-dcbb9e9d.pth`` or the same in safetensors."""
-    from ..models.loading import load_tensors
+    from ..weights.loading import load_tensors
 
     tensors, _ = load_tensors(Path(path))
     network = VGG19Features()
@@ -85,7 +100,7 @@ def lpips_distance(backbone: str | Path) -> PerceptualDistance:
         backbone: torchvision's ImageNet weights of VGG16 or AlexNet, told apart by their first layer (the
             package brings only its linear heads).
     """
-    from ..models.loading import load_tensors
+    from ..weights.loading import load_tensors
 
     package = _lpips()
     tensors, _ = load_tensors(backbone)

@@ -8,24 +8,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..picture import PIXELS_PER_LATENT
-
 # Half axes of the ellipse around the face in eye distances, and its centre below the eyes' middle.
 _HALF_WIDTH, _HALF_HEIGHT, _DROP = 1.35, 1.75, 0.55
 
 
-def face_region(landmarks: Tensor, height: int, width: int, *, feather: float = 0.35) -> Tensor:
+def face_region(
+    landmarks: Tensor, height: int, width: int, pixels: int, *, feather: float = 0.35
+) -> Tensor:
     """A soft ellipse over the face, at latent resolution.
 
     Args:
         landmarks: five points [B, 5, 2] in pixels.
         height, width: of the latent.
+        pixels: side of a latent cell in pixels.
         feather: width of the soft rim as a share of the radius.
 
     Returns:
         [B, 1, height, width] in [0, 1]: 1 over the face, 0 outside, smooth between.
     """
-    points = landmarks.double() / PIXELS_PER_LATENT - 0.5 + 0.5 / PIXELS_PER_LATENT
+    points = landmarks.double() / pixels - 0.5 + 0.5 / pixels
     eyes = points[:, :2].mean(1)
     across = points[:, 1] - points[:, 0]
     unit = across.norm(dim=-1)[:, None, None]
@@ -66,9 +67,9 @@ class Window:
         whole[chosen, :, self.top : self.bottom, self.left : self.right] = patch
         return whole
 
-    def shift(self, landmarks: Tensor) -> Tensor:
-        """Landmarks in pixels of the whole picture -> of the cut-out one."""
-        return landmarks - PIXELS_PER_LATENT * landmarks.new_tensor([self.left, self.top])
+    def shift(self, landmarks: Tensor, pixels: int) -> Tensor:
+        """Landmarks in pixels of the whole picture -> of the cut-out one, with cells of ``pixels``."""
+        return landmarks - pixels * landmarks.new_tensor([self.left, self.top])
 
 
 def window_around(region: Tensor, margin: float = 0.25, multiple: int = 2) -> Window:

@@ -11,11 +11,15 @@ from torch import Tensor
 from ..errors import FluxGuardError, Interrupted
 from ..flow.controls import EditControl
 from ..flow.field import VelocityField
-from ..flow.run import Progress, State, advance
+from ..flow.run import Moved, Progress, State, advance
 from ..flow.solvers import SolverName
 from ..flow.trajectory import Trajectory
-from .refiner import Branches, Refiner, RefinerStep
+from .engine import Step
+from .refiner import Branches, Refined
 from .region import Window
+
+# What ``Refiner`` is, and what a measurement of the loop alone may put in its place.
+Refine = Callable[[Branches], Refined]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +28,7 @@ class Protection:
 
     edited: Tensor
     protected: Tensor
-    log: tuple[RefinerStep, ...]
+    log: tuple[Step, ...]
     interrupted: bool = False
 
 
@@ -33,11 +37,12 @@ def edit_and_protect(
     field: VelocityField,
     trajectory: Trajectory,
     controls: Sequence[EditControl],
-    refiner: Refiner,
+    refine: Refine,
     *,
     attacked_intervals: int = 5,
     solver: SolverName | None = None,
     window: Window | None = None,
+    region: Tensor | None = None,
     one_batch: bool = True,
     progress: Progress | None = None,
 ) -> Protection:
@@ -48,8 +53,9 @@ def edit_and_protect(
 
     Args:
         field: velocity at the target prompt and guidance.
-        attacked_intervals: the refiner is called after each of the last so many intervals (paper: 5).
-        window: part of the latent that the refiner sees and changes; None means all of it.
+        attacked_intervals: ``refine`` is called after each of the last so many intervals (paper: 5).
+        window: part of the latent that it sees and changes; None means all of it.
+        region: where in the window it may act, [1 or B, 1, h, w]; elsewhere the twin stays the edit.
         one_batch: run the branches as one batch, or one after the other where memory is short.
 
     Returns:
@@ -62,129 +68,111 @@ def edit_and_protect(
         raise FluxGuardError(
             f"Expected 1 to {trajectory.intervals} attacked intervals, got {attacked_intervals}."
         )
-    state = State(trajectory.terminal)
-    while state.interval <= first:
-        state = advance(field, trajectory, state, controls, solver)
-        _report(progress, state, trajectory.intervals)
-    clean = adversarial = state
-    try:
-        while True:
-            latent = _refine(refiner, trajectory, clean, adversarial, window)
-            adversarial = State(latent, adversarial.interval, adversarial.velocity)
-            if clean.interval == trajectory.intervals:
-                return Protection(clean.latent, adversarial.latent, tuple(refiner.log))
-            step = _together if one_batch else _in_turn
-            clean, adversarial = step(
-                lambda state: advance(field, trajectory, state, controls, solver),
-                clean,
-                adversarial,
-            )
+    within = window or _everywhere(trajectory.terminal)
+
+    def step(state: State) -> Moved:
+        return advance(field, trajectory, state, controls, solver)
+
+    clean = step(State(trajectory.terminal))
+    _report(progress, clean, trajectory.intervals)
+    while clean.interval <= first:
+        clean = step(clean)
+        _report(progress, clean, trajectory.intervals)
+    adversarial = clean
+    log: list[Step] = []
+    while True:
+        refined = refine(_branches(trajectory, clean, adversarial, within, region))
+        log += refined.descent.log
+        outside = adversarial.latent if region is None else clean.latent
+        latent = within.paste(outside, refined.latent)
+        adversarial = Moved(latent, adversarial.interval, velocity=adversarial.velocity)
+        if refined.descent.interrupted is not None:
+            return _cut_short(trajectory, clean, adversarial, log)
+        if clean.interval == trajectory.intervals:
+            return Protection(clean.latent, adversarial.latent, tuple(log))
+        both = _together if one_batch else _in_turn
+        clean, adversarial = both(step, clean, adversarial)
+        try:
             _report(progress, clean, trajectory.intervals)
-    except Interrupted:
-        sigma = float(trajectory.sigmas[clean.interval])
-        best = _interrupted_latent(refiner, adversarial, window)
-        return Protection(
-            edited=_x0(clean, clean.latent, sigma),
-            protected=_x0(adversarial, best, sigma),
-            log=tuple(refiner.log),
-            interrupted=True,
-        )
+        except Interrupted:
+            return _cut_short(trajectory, clean, adversarial, log)
 
 
 @torch.no_grad()
 def protect_latent(
-    latent: Tensor, refiner: Refiner, *, rounds: int = 5, window: Window | None = None
+    latent: Tensor, refine: Refine, *, rounds: int = 5, window: Window | None = None
 ) -> Protection:
     """Protect a finished latent [B, C, H, W] without any flow: the same refiner at σ = 0."""
-    adversarial = latent
-    still = torch.zeros_like(latent)
-    crop = window.crop if window else _whole
-    paste = window.paste if window else _replaced
-    try:
-        for i in range(rounds):
-            branches = Branches(
-                crop(latent), crop(adversarial), crop(still), crop(still), sigma=0.0, interval=i
-            )
-            adversarial = paste(adversarial, refiner(branches))
-    except Interrupted:
-        if refiner.interrupted_result is not None:
-            adversarial = paste(adversarial, refiner.interrupted_result)
-        return Protection(latent, adversarial, tuple(refiner.log), interrupted=True)
-    return Protection(latent, adversarial, tuple(refiner.log))
-
-
-def _refine(
-    refiner: Refiner,
-    trajectory: Trajectory,
-    clean: State,
-    adversarial: State,
-    window: Window | None,
-) -> Tensor:
-    if clean.velocity is None or adversarial.velocity is None:
-        raise AssertionError("a branch reaches the refiner only after an ODE step")
-    crop = window.crop if window else _whole
-    start = crop(adversarial.latent)
-    if refiner.region is not None:
-        # The network couples all tokens, so the branches drift apart outside the region too.
-        start = torch.where(refiner.region.to(start) > 0, start, crop(clean.latent))
-    refined = refiner(
-        Branches(
-            clean=crop(clean.latent),
-            adversarial=start,
-            clean_velocity=crop(clean.velocity),
-            adversarial_velocity=crop(adversarial.velocity),
-            sigma=float(trajectory.sigmas[clean.interval]),
-            interval=clean.interval - 1,
+    within = window or _everywhere(latent)
+    adversarial, still = latent, within.crop(torch.zeros_like(latent))
+    log: list[Step] = []
+    for i in range(rounds):
+        branches = Branches(
+            within.crop(latent), within.crop(adversarial), still, still, sigma=0.0, interval=i
         )
+        refined = refine(branches)
+        log += refined.descent.log
+        adversarial = within.paste(adversarial, refined.latent)
+        if refined.descent.interrupted is not None:
+            return Protection(latent, adversarial, tuple(log), interrupted=True)
+    return Protection(latent, adversarial, tuple(log))
+
+
+def _branches(
+    trajectory: Trajectory,
+    clean: Moved,
+    adversarial: Moved,
+    window: Window,
+    region: Tensor | None,
+) -> Branches:
+    start = window.crop(adversarial.latent)
+    if region is not None:
+        # The network couples all tokens, so the branches drift apart outside the region too.
+        start = torch.where(region.to(start) > 0, start, window.crop(clean.latent))
+    return Branches(
+        clean=window.crop(clean.latent),
+        adversarial=start,
+        clean_velocity=window.crop(clean.velocity),
+        adversarial_velocity=window.crop(adversarial.velocity),
+        sigma=float(trajectory.sigmas[clean.interval]),
+        interval=clean.interval - 1,
     )
-    outside = clean.latent if refiner.region is not None else adversarial.latent
-    return window.paste(outside, refined) if window else refined
 
 
 def _together(
-    step: Callable[[State], State], clean: State, adversarial: State
-) -> tuple[State, State]:
-    if clean.velocity is None or adversarial.velocity is None:
-        raise AssertionError("branches are joined only after an ODE step")
+    step: Callable[[State], Moved], clean: Moved, adversarial: Moved
+) -> tuple[Moved, Moved]:
     both = step(
-        State(
+        Moved(
             torch.cat([clean.latent, adversarial.latent]),
             clean.interval,
-            torch.cat([clean.velocity, adversarial.velocity]),
+            velocity=torch.cat([clean.velocity, adversarial.velocity]),
         )
     )
-    if both.velocity is None:
-        raise AssertionError("a step always leaves a velocity")
     latents, velocities = both.latent.chunk(2), both.velocity.chunk(2)
     return (
-        State(latents[0], both.interval, velocities[0]),
-        State(latents[1], both.interval, velocities[1]),
+        Moved(latents[0], both.interval, velocity=velocities[0]),
+        Moved(latents[1], both.interval, velocity=velocities[1]),
     )
 
 
 def _in_turn(
-    step: Callable[[State], State], clean: State, adversarial: State
-) -> tuple[State, State]:
+    step: Callable[[State], Moved], clean: Moved, adversarial: Moved
+) -> tuple[Moved, Moved]:
     return step(clean), step(adversarial)
 
 
-def _interrupted_latent(refiner: Refiner, state: State, window: Window | None) -> Tensor:
-    if refiner.interrupted_result is None:
-        return state.latent
-    return (window.paste if window else _replaced)(state.latent, refiner.interrupted_result)
+def _cut_short(
+    trajectory: Trajectory, clean: Moved, adversarial: Moved, log: Sequence[Step]
+) -> Protection:
+    """Both branches as they are now, with the noise that is left taken out."""
+    sigma = float(trajectory.sigmas[clean.interval])
+    edited, protected = (state.latent - sigma * state.velocity for state in (clean, adversarial))
+    return Protection(edited, protected, tuple(log), interrupted=True)
 
 
-def _x0(state: State, latent: Tensor, sigma: float) -> Tensor:
-    return latent if state.velocity is None else latent - sigma * state.velocity
-
-
-def _whole(latent: Tensor) -> Tensor:
-    return latent
-
-
-def _replaced(latent: Tensor, patch: Tensor) -> Tensor:
-    del latent
-    return patch
+def _everywhere(latent: Tensor) -> Window:
+    return Window(0, latent.shape[-2], 0, latent.shape[-1])
 
 
 def _report(progress: Progress | None, state: State, total: int) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..recognition.alignment import align, whole_frame
+from ..faces.alignment import align, whole_frame
 
 # Picture [B, 3, H, W] in [0, 1] and a side S -> faces [B, 3, S, S]; differentiable.
 View = Callable[[Tensor, int], Tensor]

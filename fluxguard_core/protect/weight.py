@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .engine import Reading
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,11 @@ class AdaptiveWeight:
     low: float = 0.05
     high: float = 1.0
 
-    def __call__(self, perceptual: Tensor) -> Tensor:
+    def __call__(self, readings: Mapping[str, Reading]) -> Tensor:
+        """All readings -> the identity's weight [B]."""
+        return self.of(readings["perceptual"].loss)
+
+    def of(self, perceptual: Tensor) -> Tensor:
         """Perceptual distance [B] -> weight [B]."""
         gate = torch.sigmoid(-self.slope * (perceptual.detach() - self.middle))
         return (self.low + (self.high - self.low) * gate).clamp(self.low, self.high)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .alignment import align, similarity_transform, whole_frame
+from ..faces.alignment import align, similarity_transform, whole_frame
+from ..faces.face import Face, FaceFinder, choose
 from .encoder import FaceEncoder, Threshold
 from .ensemble import Ensemble
-from .faces import Face, FaceFinder, choose
 from .identity import Identity, photo, reference_embedding, synthetic, untargeted
 
 __all__ = [

@@ -9,7 +9,6 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..command_line import command
 from ..errors import FluxGuardError
 
 Colour = Literal["rgb", "bgr", "both"]
@@ -79,5 +78,5 @@ class FaceEncoder:
         known = ", ".join(f"{entry.far:g}" for entry in self.thresholds) or "none"
         raise FluxGuardError(
             f"{self.name} has no threshold at false accept rate {far:g} (known: {known}); measure "
-            f"one on pictures of strangers with {command('calibrate FILE --faces DIR')}."
+            f"one on pictures of strangers with ‹run calibrate FILE --faces DIR›."
         )

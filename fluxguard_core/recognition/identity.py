@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from .alignment import align, whole_frame
+from ..faces.alignment import align, whole_frame
+from ..faces.face import FaceFinder, choose
 from .encoder import FaceEncoder
 from .ensemble import embed_fixed
-from .faces import FaceFinder, choose
 
 Kind = Literal["untargeted", "synthetic", "photo"]
 

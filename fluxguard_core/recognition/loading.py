@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from ..errors import FluxGuardError
-from ..models.loading import file_kind, load_tensors
-from ..models.manifest import Entry
+from ..weights.loading import file_kind, load_tensors
+from ..weights.manifest import Entry
 from .detect_layout import build_network, unwrap
 from .encoder import Colour, FaceEncoder, Threshold
 from .thresholds import calibrated, parse_thresholds

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..command_line import command
 from ..errors import FluxGuardError
-from ..imageio import write_atomic
+from ..pictures.files import write_atomic
 from .encoder import Colour, FaceEncoder, Threshold
 
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
@@ -154,7 +153,7 @@ def read_calibration(model: Path) -> Calibration | None:
     except (ValueError, KeyError, TypeError) as error:
         raise FluxGuardError(
             f"{path} is not a calibration file (expected a JSON object with thresholds, colour and "
-            f"mean_face); remove it and run {command('calibrate FILE --faces DIR')} again."
+            f"mean_face); remove it and run ‹run calibrate FILE --faces DIR› again."
         ) from error
 
 

@@ -10,13 +10,13 @@ import comfy.model_management as memory
 import torch
 from torch import Tensor
 
+from ...fluxguard_core.backends.geometry import FLUX
 from ...fluxguard_core.errors import FluxGuardError
 from ...fluxguard_core.flow import Layout, Trajectory
 
 Model = Any  # comfy.model_patcher.ModelPatcher, which is untyped
 Conditioning = Any  # list of [tensor, dictionary]
 
-_CHANNELS = 16
 _FOREIGN_MODELS = ("Flux2", "LongCatImage", "Chroma")
 _UNSUPPORTED = {
     "control": "a ControlNet",
@@ -43,9 +43,9 @@ def flux_layout(model: Model) -> Layout:
             "schnell or a finetune of them with Load Diffusion Model; replaced transformers do not work."
         )
     params = network.params
-    if params.in_channels != _CHANNELS:
+    if params.in_channels != FLUX.channels:
         raise FluxGuardError(
-            f"This FLUX takes {params.in_channels} latent channels, expected {_CHANNELS}: a Fill, Canny or Depth "
+            f"This FLUX takes {params.in_channels} latent channels, expected {FLUX.channels}: a Fill, Canny or Depth "
             "model. Load flux1-dev or a finetune of it."
         )
     return Layout(
@@ -53,6 +53,7 @@ def flux_layout(model: Model) -> Layout:
         double_blocks=len(network.double_blocks),
         single_blocks=len(network.single_blocks),
         width=params.hidden_size,
+        structure=FLUX.structure_blocks(len(network.single_blocks)),
     )
 
 
@@ -80,9 +81,13 @@ def check_conditioning(conditioning: Conditioning, role: str) -> None:
 def picture_latent(latent: dict[str, Any]) -> Tensor:
     """The samples of a LATENT that FLUX can read, without its noise mask (which would corrupt the flow)."""
     samples = latent["samples"]
-    if getattr(samples, "is_nested", False) or samples.ndim != 4 or samples.shape[1] != _CHANNELS:
+    if (
+        getattr(samples, "is_nested", False)
+        or samples.ndim != 4
+        or samples.shape[1] != FLUX.channels
+    ):
         raise FluxGuardError(
-            f"Expected a FLUX latent [batch, {_CHANNELS}, height, width], got {list(samples.shape)}. Encode the "
+            f"Expected a FLUX latent [batch, {FLUX.channels}, height, width], got {list(samples.shape)}. Encode the "
             "picture with VAE Encode and FLUX's VAE (ae.safetensors)."
         )
     if not bool(samples.any()):

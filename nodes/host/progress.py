@@ -12,7 +12,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...fluxguard_core.imageio import to_pillow
+from ...fluxguard_core.pictures.files import to_pillow
 from .flux import Model
 
 

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fluxguard_core.diffusers_backend import FluxField, Prompt, layout_of
-from fluxguard_core.diffusers_keys import flux_to_diffusers
+from fluxguard_core.backends.flux import FluxField, Prompt, layout_of
+from fluxguard_core.backends.flux_keys import flux_to_diffusers
 from fluxguard_core.flow import Block, Layout
 from fluxguard_core.recognition.encoder import FaceEncoder
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from fluxguard_core.cli import main
-from fluxguard_core.commands import bench
+from fluxguard_core.cli import bench
+from fluxguard_core.cli.main import main
 
 
 def test_recognisers_are_timed_alone_and_together(

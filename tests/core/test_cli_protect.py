@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fluxguard_core.cli import main
-from fluxguard_core.diffusers_taesd import narrow_autoencoder, padded_state
-from fluxguard_core.face_crop import crop_face
-from fluxguard_core.imageio import read_picture
+from fluxguard_core.backends.taesd import narrow_autoencoder, padded_state
+from fluxguard_core.cli.main import main
+from fluxguard_core.faces.detectors import face_in_box
+from fluxguard_core.pictures.face_crop import crop_face
+from fluxguard_core.pictures.files import read_picture
 from fluxguard_core.protect.perceptual import VGG19Features
 from fluxguard_core.recognition.backbones.mobilefacenet import MobileFaceNet
-from fluxguard_core.recognition.detectors import face_in_box
 from fluxguard_core.recognition.identity import EXPLANATIONS
 
 from .pipeline_folder import tiny_pipeline

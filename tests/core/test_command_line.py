@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fluxguard_core import command_line
-from fluxguard_core.models import load_manifest
+from fluxguard_core.cli import command_line
+from fluxguard_core.weights import load_manifest
 
 PACK = Path(command_line.__file__).resolve().parents[1]
 

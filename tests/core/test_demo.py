@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from fluxguard_core.cli import main
-from fluxguard_core.commands.demo import PROMPT, portraits_before
+from fluxguard_core.cli.demo import PROMPT, portraits_before
+from fluxguard_core.cli.main import main
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.imageio import read_picture, write_png
 from fluxguard_core.mini.captions import caption, parse_caption
 from fluxguard_core.mini.models import complete
 from fluxguard_core.mini.portrait_spec import identity, random_spec, with_attributes
 from fluxguard_core.mini.renderer import render
+from fluxguard_core.pictures.files import read_picture, write_png
 
 PROMPTS = (
     PROMPT,

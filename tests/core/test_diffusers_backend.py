@@ -10,7 +10,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import save_file
 
-from fluxguard_core.diffusers_backend import (
+from fluxguard_core.backends.flux import (
     decode_latent,
     from_folder,
     from_pipeline,
@@ -18,8 +18,8 @@ from fluxguard_core.diffusers_backend import (
     pack,
     unpack,
 )
-from fluxguard_core.diffusers_files import add_lora, from_files, load_vae, text_encoders
-from fluxguard_core.diffusers_keys import flux_from_diffusers, flux_to_diffusers
+from fluxguard_core.backends.flux_files import add_lora, from_files, load_vae, text_encoders
+from fluxguard_core.backends.flux_keys import flux_from_diffusers, flux_to_diffusers
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.flow import VelocityFusion, flux_schedule, generate, invert
 

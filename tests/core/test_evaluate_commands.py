@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fluxguard_core.cli.report import register, shot_of
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.evaluate.commands import register, shot_of
 from fluxguard_core.evaluate.similarity import Shot
-from fluxguard_core.imageio import write_png
 from fluxguard_core.mini.portrait_spec import random_spec, with_attributes
 from fluxguard_core.mini.renderer import render
+from fluxguard_core.pictures.files import write_png
 from fluxguard_core.recognition import Face
 from fluxguard_core.recognition.backbones.mobilefacenet import MobileFaceNet
 

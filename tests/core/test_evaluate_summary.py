@@ -18,7 +18,7 @@ from fluxguard_core.evaluate import (
 )
 from fluxguard_core.mini.portrait_spec import random_spec
 from fluxguard_core.mini.renderer import render
-from fluxguard_core.region import mask_from_labels
+from fluxguard_core.regions import mask_from_labels
 
 
 @pytest.mark.parametrize("target", [0.9, 0.97])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fluxguard_core.backends.geometry import FLUX
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.flow import (
     Block,
@@ -19,14 +20,13 @@ from fluxguard_core.flow import (
     estimate_bytes,
     flux_schedule,
     generate,
-    image_tokens,
     invert,
     load_trajectory,
     save_trajectory,
 )
 from fluxguard_core.flow.controls import paper_injection, paper_window
 from fluxguard_core.flow.solvers import SOLVERS
-from fluxguard_core.picture import crop_to
+from fluxguard_core.pictures.geometry import crop_to
 
 from .golden import relative_error
 from .tiny import noise, tiny_stack, tiny_transformer
@@ -36,15 +36,15 @@ SOURCE, TARGET = "a plain face", "a face with red lipstick"
 
 
 def inverted(latent: torch.Tensor, **settings: object) -> Trajectory:
-    sigmas = flux_schedule(STEPS, image_tokens(latent.shape[2] * 8, latent.shape[3] * 8))
+    sigmas = flux_schedule(STEPS, FLUX.tokens_of((latent.shape[2], latent.shape[3])))
     return invert(tiny_stack().field(SOURCE, 1.0), latent, sigmas, **settings)  # type: ignore[arg-type]
 
 
 def test_schedule_matches_the_published_shift() -> None:
     # μ = 0.5 + 0.65·(1024 - 256)/3840 = 0.63; σ of t = 1/2 is e^μ / (e^μ + 1).
-    sigmas = flux_schedule(2, image_tokens(512, 512))
+    sigmas = flux_schedule(2, FLUX.tokens(512, 512))
     assert sigmas.tolist() == pytest.approx([1.0, 1 / (1 + 2.718281828**-0.63), 0.0])
-    assert image_tokens(500, 512) == 1024
+    assert FLUX.tokens(500, 512) == 1024
 
 
 def test_the_midpoint_rule_is_second_order() -> None:
@@ -209,7 +209,7 @@ def test_bytes_are_known_before_and_after(solver: str, value_format: str) -> Non
         tokens=16,
         width=layout.width,
         value_intervals=2,
-        blocks=len(layout.last_single_blocks()),
+        blocks=len(layout.structure),
         velocity_storage=Storage(),
         value_storage=storage,
         dtype=torch.float32,
@@ -264,7 +264,7 @@ def test_damaged_trajectory_files_are_named(tmp_path: Path) -> None:
 
 def test_a_foreign_model_or_size_is_refused() -> None:
     trajectory = inverted(noise(1, 16, 4, 4), value_intervals=0)
-    from fluxguard_core.diffusers_backend import FluxField, layout_of
+    from fluxguard_core.backends.flux import FluxField, layout_of
 
     for other in (tiny_transformer(seed=5), tiny_transformer(single_blocks=6)):
         stranger = FluxField(other, tiny_stack().encode_prompt(TARGET), 5.5, layout_of(other))
@@ -289,7 +289,7 @@ def test_nan_stops_the_run_with_its_sigma() -> None:
 
 def test_hidden_attention_is_not_a_silent_no_op() -> None:
     class Blind:
-        layout = Layout("test", 0, 4, 128)
+        layout = Layout("test", 0, 4, 128, structure=FLUX.structure_blocks(4))
 
         def __call__(self, latent: torch.Tensor, sigma: float, tap: object = None) -> torch.Tensor:
             return torch.zeros_like(latent)
@@ -307,10 +307,10 @@ def test_injecting_more_than_was_kept_is_refused() -> None:
 
 
 def test_published_choices_scale_with_depth_and_steps() -> None:
-    flux = Layout("flux", 19, 38, 3072)
-    assert [block.index for block in flux.last_single_blocks()] == list(range(20, 38))
+    assert FLUX.structure_blocks(38) == tuple(Block("single", i) for i in range(20, 38))
+    assert [block.index for block in FLUX.structure_blocks(4)] == [2, 3]
     assert paper_window(25) == (5, 20) and paper_window(10) == (2, 8)
-    assert paper_injection(25, 0.05, flux)[0] == 3 and paper_injection(25, 0.3, flux)[0] == 5
+    assert paper_injection(25, 0.05) == 3 and paper_injection(25, 0.3) == 5
 
 
 def test_double_blocks_can_be_kept_too() -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from fluxguard_core.diffusers_backend import pack, unpack
+from fluxguard_core.backends.flux import pack, unpack
+from fluxguard_core.faces.alignment import whole_frame
 from fluxguard_core.flow import (
     Counted,
     EditControl,
@@ -17,11 +18,10 @@ from fluxguard_core.flow import (
     generate,
     invert,
 )
-from fluxguard_core.protect.objective import make_objective
+from fluxguard_core.protect.identity import identity_term
 from fluxguard_core.protect.perceptual import feature_distance
 from fluxguard_core.protect.refiner import Branches, Refiner, RefinerSettings
 from fluxguard_core.protect.views import whole_frame_views
-from fluxguard_core.recognition.alignment import whole_frame
 from fluxguard_core.recognition.ensemble import Ensemble
 from fluxguard_core.recognition.identity import photo
 
@@ -133,7 +133,7 @@ def test_refiner(name: str) -> None:
         tuple(encoders[key] for key in attacked),
         tuple(encoder for key, encoder in encoders.items() if key not in attacked),
     )
-    objective = make_objective(
+    term = identity_term(
         ensemble,
         photo(*golden.tensors["target_image"]),
         golden.tensors["clean_image"],
@@ -142,7 +142,7 @@ def test_refiner(name: str) -> None:
     )
     refiner = Refiner(
         golden.decode,
-        objective,
+        term,
         feature_distance(golden.features),
         whole_frame_views,
         RefinerSettings(steps=golden.config["inner_steps"]),
@@ -150,5 +150,5 @@ def test_refiner(name: str) -> None:
     clean = unpack(golden.tensors["clean_tokens"], height, width)
     start = unpack(golden.tensors["start_tokens"], height, width)
     refined = refiner(Branches(clean, start, clean, start, sigma=0.0, interval=0))
-    assert relative_error(pack(refined), golden.tensors["refined_tokens"]) < TOLERANCE
-    assert len(refiner.log) == golden.config["inner_steps"]
+    assert relative_error(pack(refined.latent), golden.tensors["refined_tokens"]) < TOLERANCE
+    assert len(refined.descent.log) == golden.config["inner_steps"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms, PngImagePlugin
 
-from fluxguard_core.imageio import (
+from fluxguard_core.pictures.files import (
     Picture,
     PictureError,
     luma,

@@ -11,22 +11,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluxguard_core.cli import main
+from fluxguard_core.cli.main import main
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.evaluate.quality import masked_psnr, ssim
 from fluxguard_core.evaluate.similarity import Recognition, Shot, measure
-from fluxguard_core.imageio import write_png
+from fluxguard_core.faces.face import choose
 from fluxguard_core.mini.faces import classify_attributes
-from fluxguard_core.mini.method_quality import edit_areas
 from fluxguard_core.mini.models import complete, miniature
 from fluxguard_core.mini.portrait_spec import PortraitSpec, identity, random_spec
 from fluxguard_core.mini.renderer import render
-from fluxguard_core.models import load_manifest
-from fluxguard_core.models.loading import load_tensors
-from fluxguard_core.portrait import Job, Models, Outcome, mask_from_words, protect_portrait, seeded
+from fluxguard_core.pictures.files import write_png
+from fluxguard_core.pipelines.photo import (
+    Job,
+    Models,
+    Outcome,
+    mask_from_words,
+    protect_portrait,
+    seeded,
+)
 from fluxguard_core.protect.presets import preset_named
-from fluxguard_core.recognition.faces import choose
 from fluxguard_core.recognition.identity import untargeted
+from fluxguard_core.weights import load_manifest
+from fluxguard_core.weights.loading import load_tensors
+from training.mini.method_quality import edit_areas
 
 # Seeds that no training, calibration or choice of settings has used.
 SEEDS = (5_000_001, 5_000_002, 5_000_003, 5_000_004, 5_000_005)

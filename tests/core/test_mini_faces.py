@@ -22,17 +22,6 @@ from fluxguard_core.mini.faces import (
     parse_face,
     weights_path,
 )
-from fluxguard_core.mini.faces_data import (
-    Portraits,
-    block_quantise,
-    degrade,
-    jitter,
-    random_affine,
-    warp,
-    warp_points,
-    without_faces,
-)
-from fluxguard_core.mini.faces_fit import FitPlan, fit, step_generator
 from fluxguard_core.mini.portrait_spec import (
     CHOICES,
     PortraitSpec,
@@ -42,6 +31,17 @@ from fluxguard_core.mini.portrait_spec import (
 )
 from fluxguard_core.mini.renderer import render_batch
 from fluxguard_core.recognition import align
+from training.mini.faces_data import (
+    Portraits,
+    block_quantise,
+    degrade,
+    jitter,
+    random_affine,
+    warp,
+    warp_points,
+    without_faces,
+)
+from training.mini.faces_fit import FitPlan, fit, step_generator
 
 PEOPLE, SHOTS = 6, 2
 

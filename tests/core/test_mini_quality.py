@@ -11,18 +11,18 @@ import pytest
 import torch
 from pytest import CaptureFixture
 
-from fluxguard_core.cli import main
+from fluxguard_core.cli.main import main
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.evaluate.statistics import bootstrap_mean, clustered_mean, wilson
-from fluxguard_core.mini import method_quality
-from fluxguard_core.mini.method_quality import EDITS, edit_areas, measure_method, psnr_outside
-from fluxguard_core.mini.method_rows import AREAS, Row, append_row, read_rows, run_header
-from fluxguard_core.mini.method_summary import difference, share, summary
 from fluxguard_core.mini.models import miniature
-from fluxguard_core.mini.quality import held_out_specs, recogniser_quality
-from fluxguard_core.mini.quality_table import aims, role, table
-from fluxguard_core.portrait import Models
+from fluxguard_core.pipelines.photo import Models
 from fluxguard_core.protect.presets import preset_named
+from training.mini import method_quality
+from training.mini.method_quality import EDITS, edit_areas, measure_method, psnr_outside
+from training.mini.method_rows import AREAS, Row, append_row, read_rows, run_header
+from training.mini.method_summary import difference, share, summary
+from training.mini.quality import held_out_specs, recogniser_quality
+from training.mini.quality_table import aims, role, table
 
 NAMES = ("mini-ir", "mini-mobileface", "mini-vit")
 

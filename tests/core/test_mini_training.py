@@ -1,4 +1,4 @@
-"""`fluxguard mini train`: every part from its command, on a handful of people."""
+"""`python -m training.mini train`: every part from its command, on a handful of people."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fluxguard_core.cli import main
+from fluxguard_core.cli.main import main
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.mini.cache import CachePlan, build_cache, open_cache
-from fluxguard_core.mini.faces_train import PARTS as FACE_PARTS
-from fluxguard_core.mini.faces_train import train_landmarks
-from fluxguard_core.mini.scene import scene_vectors, token_focus, token_labels
-from fluxguard_core.mini.train_flux import new_model
-from fluxguard_core.mini.training import Recipe, TrainPlan, TrainState, train
 from fluxguard_core.mini.world import Part, weights_folder, weights_path
+from training.mini.cache import CachePlan, build_cache, open_cache
+from training.mini.faces_train import PARTS as FACE_PARTS
+from training.mini.faces_train import train_landmarks
+from training.mini.scene import scene_vectors, token_focus, token_labels
+from training.mini.train_flux import new_model
+from training.mini.training import Recipe, TrainPlan, TrainState, train
 
 PEOPLE = 4
 PARTS: tuple[Part, ...] = ("vae", "flux", "text")

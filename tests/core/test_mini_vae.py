@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 pytest.importorskip("diffusers")
 
-from fluxguard_core import diffusers_taesd as taesd
+from fluxguard_core.backends import taesd
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.mini.cache import HELD_OUT_WORLD, spec_of
 from fluxguard_core.mini.renderer import render_batch
 from fluxguard_core.mini.world import load_autoencoder, weights_path
+from training.mini.cache import HELD_OUT_WORLD, spec_of
 
 WIDTHS, ENCODER, DECODER = (4, 8, 12, 16), (1, 1, 2, 2), (1, 2, 2, 3)
 

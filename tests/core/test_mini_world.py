@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 pytest.importorskip("diffusers")
 
-from fluxguard_core.diffusers_keys import flux_config, is_bfl_flux
-from fluxguard_core.mini.quality import draw
+from fluxguard_core.backends.flux_keys import flux_config, is_bfl_flux
 from fluxguard_core.mini.text import CONTEXT_WIDTH, POOLED_WIDTH
 from fluxguard_core.mini.world import load_stack, lora_path, weights_path
+from training.mini.quality import draw
 
 shipped = pytest.mark.skipif(
     not weights_path("flux").exists(), reason="the shipped files are not here"

@@ -22,15 +22,10 @@ from typing import Any
 
 import pytest
 
-from fluxguard_core.models import (
-    ConsentError,
-    DownloadError,
-    Entry,
-    OfflineError,
-    commands,
-)
-from fluxguard_core.models.download import download
-from fluxguard_core.models.transfer import Settings
+from fluxguard_core.cli import models as commands
+from fluxguard_core.weights import ConsentError, DownloadError, Entry, OfflineError
+from fluxguard_core.weights.download import download
+from fluxguard_core.weights.transfer import Settings
 
 DATA = random.Random(7).randbytes(300_000)
 FAST = Settings(timeout=5.0, pause=0.0, tries=4)
@@ -283,9 +278,9 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.models import Entry
-from fluxguard_core.models.download import download
-from fluxguard_core.models.transfer import Settings
+from fluxguard_core.weights import Entry
+from fluxguard_core.weights.download import download
+from fluxguard_core.weights.transfer import Settings
 fields, target, limit = json.loads(sys.argv[1])
 if limit:
     import resource

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fluxguard_core.models import Entry, ModelFileError
-from fluxguard_core.models.loading import load_tensors
+from fluxguard_core.weights import Entry, ModelFileError
+from fluxguard_core.weights.loading import load_tensors
 
 TENSORS = {"a.weight": torch.arange(600.0).reshape(20, 30), "a.steps": torch.tensor(3)}
 

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from fluxguard_core.models import (
+from fluxguard_core.cli import models as commands
+from fluxguard_core.weights import (
     ManifestError,
     ModelFileError,
-    commands,
     find,
     load_manifest,
     require,
     search_roots,
-    update_mini,
     where,
 )
-from fluxguard_core.models.manifest import Entry, safe_name, safe_relative
-from fluxguard_core.models.where import candidates, download_target
+from fluxguard_core.weights.manifest import Entry, safe_name, safe_relative
+from fluxguard_core.weights.where import candidates, download_target
+from training.mini import update_manifest as update_mini
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from io import BytesIO
 
 import pytest
 
-from fluxguard_core.models import DownloadError, transfer
-from fluxguard_core.models.transfer import Settings, settings_from_environment
+from fluxguard_core.weights import DownloadError, transfer
+from fluxguard_core.weights.transfer import Settings, settings_from_environment
 
 
 def test_https_never_falls_back_to_http() -> None:

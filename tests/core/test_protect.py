@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,16 +14,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fluxguard_core.errors import FluxGuardError, Interrupted
+from fluxguard_core.faces.alignment import align
 from fluxguard_core.flow import Counted, Trajectory, flux_schedule, generate, invert
+from fluxguard_core.protect.engine import Draw, Step
 from fluxguard_core.protect.gradients import differentiable, gradients
-from fluxguard_core.protect.objective import IdentityObjective, make_objective
+from fluxguard_core.protect.identity import IdentityTerm, identity_term, similarities
 from fluxguard_core.protect.perceptual import VGG19Features, feature_distance, lpips_distance
-from fluxguard_core.protect.refiner import Branches, Refiner, RefinerSettings, RefinerStep
+from fluxguard_core.protect.refiner import Branches, Refiner, RefinerSettings
 from fluxguard_core.protect.region import Window, face_region, window_around
 from fluxguard_core.protect.run import edit_and_protect, protect_latent
 from fluxguard_core.protect.views import AlignedViews, View, jpeg, whole_frame_views
 from fluxguard_core.protect.weight import AdaptiveWeight
-from fluxguard_core.recognition.alignment import align
 from fluxguard_core.recognition.identity import Identity, synthetic, untargeted
 
 from .golden import relative_error
@@ -35,20 +37,24 @@ def decode(latent: Tensor) -> Tensor:
     return tiny_stack().decode_tiny(latent)
 
 
-def objective(identity: Identity, picture: Tensor, margin: float = 0.05) -> IdentityObjective:
+def term(identity: Identity, picture: Tensor, margin: float = 0.05) -> IdentityTerm:
     views = AlignedViews(landmarks())
-    return make_objective(tiny_ensemble(), identity, picture, views.plain, margin=margin)
+    return identity_term(tiny_ensemble(), identity, picture, views.plain, margin=margin)
 
 
 def refiner(identity: Identity, picture: Tensor, **settings: object) -> Refiner:
     chosen = RefinerSettings(**settings)  # type: ignore[arg-type]
     return Refiner(
         decode,
-        objective(identity, picture),
+        term(identity, picture),
         feature_distance(lambda x: x),
         AlignedViews(landmarks(), random=1),
         chosen,
     )
+
+
+def seen(*views: View) -> Draw:
+    return Draw(views, torch.Generator())
 
 
 def branches(latent: Tensor, sigma: float = 0.0) -> Branches:
@@ -59,7 +65,7 @@ def branches(latent: Tensor, sigma: float = 0.0) -> Branches:
 @pytest.mark.parametrize("distance", [0.0, 0.1, 0.3, 0.31, 0.5, 2.0])
 def test_adaptive_weight_is_the_formula(distance: float) -> None:
     expected = 0.05 + 0.95 / (1 + math.exp(20 * (distance - 0.3)))
-    assert float(AdaptiveWeight()(torch.tensor([distance]))) == pytest.approx(expected, rel=1e-5)
+    assert float(AdaptiveWeight().of(torch.tensor([distance]))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradient_through_decoder_alignment_and_encoder() -> None:
@@ -89,10 +95,10 @@ def test_gradient_through_decoder_alignment_and_encoder() -> None:
 
 def test_inference_mode_callers_get_the_same_result() -> None:
     latent = noise(1, 16, 8, 8)
-    outside = refiner(synthetic(1), decode(latent), steps=3)(branches(latent))
+    outside = refiner(synthetic(1), decode(latent), steps=3)(branches(latent)).latent
     with torch.inference_mode():
         inference = noise(1, 16, 8, 8)
-        inside = refiner(synthetic(1), decode(inference), steps=3)(branches(inference))
+        inside = refiner(synthetic(1), decode(inference), steps=3)(branches(inference)).latent
     assert torch.equal(outside, inside)
 
 
@@ -116,11 +122,9 @@ def test_untargeted_leaves_the_source_within_one_interval() -> None:
         untargeted(), decode(latent), steps=20, learning_rate=0.05, keep_best=True, jitter=0.02
     )
     result = work(branches(latent))
-    before = work.log[0].source
-    views = AlignedViews(landmarks())
-    score = work.objective(decode(result), (views.plain,))
-    assert score.source is not None
-    after = dict(zip(before, score.source[0, :, 0].tolist(), strict=True))
+    before = similarities(result.descent.log[0], "source")
+    read = work.identity(decode(result.latent), seen(AlignedViews(landmarks()).plain))
+    after = {name: float(read.figures[f"source {name}"]) for name in before}
     assert all(after[name] < 0.9 and after[name] < before[name] - 0.05 for name in before)
 
 
@@ -128,9 +132,9 @@ def test_without_jitter_the_untargeted_gradient_vanishes() -> None:
     latent = noise(1, 16, 8, 8)
 
     def gradient(shift: float) -> float:
-        goal = objective(untargeted(), decode(latent))
+        goal = term(untargeted(), decode(latent))
         z = (latent + shift * noise(1, 16, 8, 8, seed=9)).requires_grad_(True)
-        loss = goal(decode(z), (AlignedViews(landmarks()).plain,)).loss.sum()
+        loss = goal(decode(z), seen(AlignedViews(landmarks()).plain)).loss.sum()
         return float(torch.autograd.grad(loss, z)[0].norm())
 
     assert gradient(0.0) < 1e-3 * gradient(0.02)
@@ -139,17 +143,18 @@ def test_without_jitter_the_untargeted_gradient_vanishes() -> None:
 def test_a_synthetic_identity_is_approached_and_the_source_left() -> None:
     latent = noise(1, 16, 8, 8)
     work = refiner(synthetic(7), decode(latent), steps=20, learning_rate=0.05)
-    work(branches(latent))
-    first, last = work.log[0], work.log[-1]
-    assert all(last.target[name] > first.target[name] + 0.05 for name in first.target)
-    assert all(last.source[name] < first.source[name] for name in first.source)
+    log = work(branches(latent)).descent.log
+    first, last = (similarities(entry, "target") for entry in (log[0], log[-1]))
+    assert len(first) == 2 and all(last[name] > first[name] + 0.05 for name in first)
+    first, last = (similarities(entry, "source") for entry in (log[0], log[-1]))
+    assert len(first) == 2 and all(last[name] < first[name] for name in first)
 
 
 def test_held_out_recognisers_never_run() -> None:
     latent = noise(1, 16, 8, 8)
     work = refiner(synthetic(1), decode(latent), steps=2)
     calls: list[str] = []
-    for encoder in work.objective.ensemble.members:
+    for encoder in work.identity.ensemble.members:
         encoder.network.register_forward_hook(
             lambda *_, name=encoder.name: calls.append(name)  # type: ignore[misc]
         )
@@ -168,10 +173,10 @@ def test_a_recogniser_runs_once_a_step_and_once_for_the_source() -> None:
     pair, single = (2, 3, 112, 112), (1, 3, 112, 112)
     for identity, expected in ((untargeted(), [pair]), (synthetic(1), 2 * [single])):
         for embedded in (expected, []):
-            goal = make_objective(ensemble, identity, picture, views.plain)
+            goal = identity_term(ensemble, identity, picture, views.plain)
             assert shapes == embedded
             shapes.clear()
-    goal(picture, views(torch.Generator().manual_seed(0)))
+    goal(picture, seen(*views(torch.Generator().manual_seed(0))))
     assert shapes == [(6, 3, 112, 112)]
 
 
@@ -184,18 +189,19 @@ def test_several_faces_of_a_picture_count_alike() -> None:
     scores = []
     for points in (both, apart[:1], apart[1:]):
         views = AlignedViews(points, random=0)
-        goal = make_objective(tiny_ensemble(), untargeted(), picture, views.plain)
-        scores.append(goal(moved, views(torch.Generator())))
+        goal = identity_term(tiny_ensemble(), untargeted(), picture, views.plain)
+        scores.append(goal(moved, seen(*views(torch.Generator()))))
     together, one, other = scores
-    assert one.source is not None and other.source is not None and together.source is not None
     torch.testing.assert_close(together.loss, (one.loss + other.loss) / 2)
-    torch.testing.assert_close(together.source, torch.cat([one.source, other.source], 2))
-    limit = torch.cat([one.source, other.source], 2).amax((0, 1)).view(2, 2)  # face, picture
+    similar = [torch.stack(list(reading.figures.values())) for reading in scores]
+    torch.testing.assert_close(similar[0], torch.cat(similar[1:], 1))
+    limit = similar[0].amax(0).view(2, 2)  # face, picture
     near, far = limit.amin(0), limit.amax(0)
-    goal = make_objective(tiny_ensemble(), untargeted(), picture, AlignedViews(both).plain)
+    goal = identity_term(tiny_ensemble(), untargeted(), picture, AlignedViews(both).plain)
     for threshold, expected in ((far.max() + 1e-3, True), ((near + far).min() / 2, False)):
-        lenient = IdentityObjective(goal.ensemble, goal.source, None, margin=0.5 - float(threshold))
-        assert bool(lenient.met(together).all()) is expected
+        lenient = replace(goal, margin=0.5 - float(threshold))
+        met = lenient(moved, seen(AlignedViews(both).plain)).met
+        assert met is not None and bool(met.all()) is expected
 
 
 def test_the_region_bounds_the_change_and_so_does_the_limit() -> None:
@@ -203,7 +209,7 @@ def test_the_region_bounds_the_change_and_so_does_the_limit() -> None:
     work = refiner(synthetic(1), decode(latent), steps=5, jitter=0.02, max_change=0.03)
     work.region = torch.zeros(1, 1, 8, 8)
     work.region[..., 2:6, 2:6] = 1
-    change = (work(branches(latent)) - latent).abs()
+    change = (work(branches(latent)).latent - latent).abs()
     assert change[..., :2, :].max() == 0 and change[..., 2:6, 2:6].max() > 0.02
     assert change.max() <= 0.03 + 1e-6
 
@@ -213,7 +219,7 @@ def test_same_seed_same_result() -> None:
 
     def run(seed: int) -> Tensor:
         settings = {"steps": 3, "jitter": 0.02, "seed": seed}
-        return refiner(untargeted(), decode(latent), **settings)(branches(latent))
+        return refiner(untargeted(), decode(latent), **settings)(branches(latent)).latent
 
     assert torch.equal(run(1), run(1)) and not torch.equal(run(1), run(2))
 
@@ -223,24 +229,24 @@ def test_moments_are_kept_only_when_asked() -> None:
 
     def second_interval(keep: bool) -> Tensor:
         work = refiner(synthetic(1), decode(latent), steps=2, keep_moments=keep)
-        return work(branches(work(branches(latent))))
+        return work(branches(work(branches(latent)).latent)).latent
 
     assert not torch.equal(second_interval(True), second_interval(False))
 
 
 def test_x0_estimate_decodes_the_clean_picture() -> None:
     latent, velocity = noise(1, 16, 8, 8), noise(1, 16, 8, 8, seed=2)
-    seen: list[Tensor] = []
+    decoded: list[Tensor] = []
 
     def watching(z: Tensor) -> Tensor:
-        seen.append(z.detach().clone())
+        decoded.append(z.detach().clone())
         return decode(z)
 
     work = refiner(synthetic(1), decode(latent), steps=1, estimate="x0")
     work.decode = watching
     noisy = latent + 0.3 * velocity
     work(Branches(noisy, noisy, velocity, velocity, 0.3, 0))
-    assert all(torch.allclose(z, latent, atol=1e-6) for z in seen)
+    assert all(torch.allclose(z, latent, atol=1e-6) for z in decoded)
 
 
 def test_a_hopeful_tiny_decoder_is_replaced_by_the_full_one() -> None:
@@ -248,12 +254,13 @@ def test_a_hopeful_tiny_decoder_is_replaced_by_the_full_one() -> None:
     source = decode(latent)
     work = refiner(untargeted(), source, steps=2, keep_best=True)
     goal = {"steps": 30, "learning_rate": 0.05, "keep_best": True, "jitter": 0.02}
-    protected = refiner(untargeted(), source, **goal)(branches(latent))
+    protected = refiner(untargeted(), source, **goal)(branches(latent)).latent
     hopeful = decode(protected).detach()
     work.decode = lambda z: hopeful + 0 * decode(z)
     work.check = lambda z: source + 0 * decode(z)
     cheap = work.decode
-    assert work.objective.met(work.objective(hopeful, (AlignedViews(landmarks()).plain,))).all()
+    met = work.identity(hopeful, seen(AlignedViews(landmarks()).plain)).met
+    assert met is not None and met.all()
     work(branches(latent))
     assert work.decode is work.check and work.decode is not cheap
 
@@ -303,7 +310,12 @@ def test_a_window_leaves_the_rest_of_the_latent_to_the_edit() -> None:
     work = refiner(synthetic(1), decode(window.crop(latent)), steps=2)
     work.region = torch.ones(1, 1, 8, 8)
     result = edit_and_protect(
-        tiny_stack().field("a red face", 5.5), trajectory, [], work, window=window
+        tiny_stack().field("a red face", 5.5),
+        trajectory,
+        [],
+        work,
+        window=window,
+        region=work.region,
     )
     change = (result.protected - result.edited).abs().amax((0, 1))
     assert change[:2].max() == 0 and change[:, 10:].max() == 0 and change[2:10, 2:10].max() > 0
@@ -321,7 +333,12 @@ def test_a_window_leaves_out_pictures_of_a_batch() -> None:
         return made
 
     edit = edit_and_protect(
-        tiny_stack().field("a red face", 5.5), trajectory_of(latent), [], work(), window=window
+        tiny_stack().field("a red face", 5.5),
+        trajectory_of(latent),
+        [],
+        work(),
+        window=window,
+        region=work().region,
     )
     still = protect_latent(latent, work(), rounds=2, window=window)
     for result in (edit, still):
@@ -333,11 +350,11 @@ def test_a_window_leaves_out_pictures_of_a_batch() -> None:
 @pytest.mark.parametrize("stop_at", [1, 9])
 def test_an_interrupt_keeps_the_best_so_far(stop_at: int) -> None:
     latent = noise(1, 16, 8, 8)
-    seen: list[RefinerStep] = []
+    told: list[Step] = []
 
-    def stop(entry: RefinerStep, picture: Tensor) -> None:
-        seen.append(entry)
-        if len(seen) == stop_at:
+    def stop(entry: Step, picture: Tensor) -> None:
+        told.append(entry)
+        if len(told) == stop_at:
             raise Interrupted("stopped")
 
     work = refiner(synthetic(1), decode(latent), steps=4, keep_best=True, estimate="x0")
@@ -356,16 +373,15 @@ def test_protect_latent_needs_no_flow() -> None:
     work = refiner(synthetic(3), decode(latent), steps=4, learning_rate=0.05)
     result = protect_latent(latent, work, rounds=3)
     assert torch.equal(result.edited, latent) and len(result.log) == 12
-    assert all(
-        result.log[-1].target[name] > result.log[0].target[name] for name in result.log[0].target
-    )
+    first, last = (similarities(result.log[i], "target") for i in (0, -1))
+    assert len(first) == 2 and all(last[name] > first[name] for name in first)
 
 
 def test_nan_in_a_recogniser_is_named() -> None:
     latent = noise(1, 16, 8, 8)
     work = refiner(synthetic(1), decode(latent), steps=2)
     with torch.no_grad():
-        next(work.objective.ensemble.attacked[0].network.parameters()).fill_(float("nan"))
+        next(work.identity.ensemble.attacked[0].network.parameters()).fill_(float("nan"))
     with pytest.raises(FluxGuardError, match="NaN or infinite"):
         work(branches(latent))
 
@@ -391,12 +407,12 @@ def test_jpeg_is_differentiable_and_degrades() -> None:
 
 
 def test_face_region_covers_the_face_and_fades() -> None:
-    region = face_region(landmarks(128), 16, 16)
+    region = face_region(landmarks(128), 16, 16, 8)
     assert region[0, 0, 8, 8] == 1 and region[0, 0, 0].max() == 0
     assert ((region > 0) & (region < 1)).sum() > 10
     window = window_around(region)
     assert window.top % 2 == 0 and (region > 0).sum() == (window.crop(region) > 0).sum()
-    moved = window.shift(landmarks(128))
+    moved = window.shift(landmarks(128), 8)
     assert torch.allclose(moved + 8 * torch.tensor([window.left, window.top]), landmarks(128))
 
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from fluxguard_core.cli import main
-from fluxguard_core.imageio import read_picture, write_png
+from fluxguard_core.cli.main import main
 from fluxguard_core.mini.portrait_spec import random_spec
 from fluxguard_core.mini.renderer import render
+from fluxguard_core.pictures.files import read_picture, write_png
 from fluxguard_core.recognition.backbones.inception_resnet import InceptionResnetV1
 from fluxguard_core.recognition.backbones.iresnet_evolve import IRBackbone
 from fluxguard_core.recognition.backbones.mobilefacenet import MobileFaceNet

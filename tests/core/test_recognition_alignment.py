@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.recognition.alignment import (
+from fluxguard_core.faces.alignment import (
     ARCFACE_TEMPLATE,
     align,
     gradient_coverage,

@@ -12,12 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fluxguard_core.cli.calibrate import parse_detector, pictures_of, register
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.imageio import read_picture
-from fluxguard_core.recognition import align, whole_frame
-from fluxguard_core.recognition.backbones.mobilefacenet import MobileFaceNet
-from fluxguard_core.recognition.commands import parse_detector, pictures_of, register
-from fluxguard_core.recognition.detectors import (
+from fluxguard_core.faces.detectors import (
     _yunet_finder,
     face_from_points,
     face_in_box,
@@ -26,6 +23,9 @@ from fluxguard_core.recognition.detectors import (
     typed_box,
     yunet,
 )
+from fluxguard_core.pictures.files import read_picture
+from fluxguard_core.recognition import align, whole_frame
+from fluxguard_core.recognition.backbones.mobilefacenet import MobileFaceNet
 from fluxguard_core.recognition.loading import load_encoder
 from fluxguard_core.recognition.thresholds import read_calibration
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxguard_core.errors import FluxGuardError
+from fluxguard_core.faces.face import around, nearest
 from fluxguard_core.recognition import (
     Ensemble,
     Face,
@@ -21,7 +22,6 @@ from fluxguard_core.recognition import (
     untargeted,
 )
 from fluxguard_core.recognition.ensemble import embed_fixed
-from fluxguard_core.recognition.faces import around, nearest
 from fluxguard_core.recognition.identity import EXPLANATIONS
 from fluxguard_core.recognition.thresholds import (
     PUBLISHED,

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from fluxguard_core.models import ModelFileError
 from fluxguard_core.recognition import FaceEncoder
 from fluxguard_core.recognition.onnx import (
     GraphNetwork,
@@ -27,6 +26,7 @@ from fluxguard_core.recognition.onnx import (
 from fluxguard_core.recognition.onnx.graph import input_range
 from fluxguard_core.recognition.onnx.reader import read_onnx
 from fluxguard_core.recognition.onnx.verify import derivative_error
+from fluxguard_core.weights import ModelFileError
 
 
 class Builder:

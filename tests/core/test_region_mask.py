@@ -9,20 +9,18 @@ from torch import Tensor
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.mini.portrait_spec import random_spec, with_attributes
 from fluxguard_core.mini.renderer import render, render_batch
-from fluxguard_core.region import (
+from fluxguard_core.regions import (
     EmptyMask,
     UnknownWords,
     checked,
     coverage,
     feather,
     grow,
-    injection_intervals,
     intersection,
     invert,
     mask_from_labels,
     soft_mask,
     text_mask,
-    token_mask,
     union,
 )
 
@@ -99,28 +97,20 @@ def test_feather_keeps_the_inside_and_ends_outside() -> None:
 
 
 def test_latent_masks_average_area() -> None:
-    assert torch.equal(soft_mask(torch.ones(2, 1, 64, 48)), torch.ones(2, 1, 8, 6))
-    half = soft_mask(square(0, 36))
+    assert torch.equal(soft_mask(torch.ones(2, 1, 64, 48), 8), torch.ones(2, 1, 8, 6))
+    half = soft_mask(square(0, 36), 8)
     assert half.shape == (1, 1, 8, 8)
     assert float(half[0, 0, 0, 0]) == 1 and float(half[0, 0, 7, 7]) == 0
     assert 0.4 < float(half[0, 0, 0, 4]) < 0.6
-    tokens = token_mask(square(0, 32))
-    assert tokens.shape == (1, 16, 1)
-    assert tokens[0, :, 0].view(4, 4)[:2, :2].min() > 0.9 and float(tokens[0, 15, 0]) == 0
 
 
 def test_sizes_that_are_no_multiple_are_padded_never_stretched() -> None:
     mask = torch.zeros(1, 1, 50, 70)
     mask[..., :, 40:48] = 1
-    soft = soft_mask(mask)
+    soft = soft_mask(mask, 8)
     assert soft.shape == (1, 1, 7, 9)
     assert float(soft[0, 0, 3, 5]) > 0.85 and float(soft[0, 0, 3, 4]) < 0.1
-    wider = soft_mask(mask, size=(8, 10))
+    wider = soft_mask(mask, 8, size=(8, 10))
     assert wider.shape == (1, 1, 8, 10) and torch.equal(wider[..., :6, :8], soft[..., :6, :8])
     with pytest.raises(FluxGuardError, match="70x50"):
-        soft_mask(mask, size=(6, 9))
-
-
-def test_released_rule_for_injection() -> None:
-    assert injection_intervals(square(0, 16)) == 3
-    assert injection_intervals(square(0, 32)) == 5
+        soft_mask(mask, 8, size=(6, 9))

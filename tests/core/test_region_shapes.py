@@ -11,7 +11,7 @@ from torch import Tensor
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.mini.portrait_spec import random_spec, with_attributes
 from fluxguard_core.mini.renderer import render
-from fluxguard_core.region import (
+from fluxguard_core.regions import (
     RULES,
     EmptyMask,
     NoFace,
@@ -21,7 +21,7 @@ from fluxguard_core.region import (
     region_mask,
     regions_mask,
 )
-from fluxguard_core.region.geometry import (
+from fluxguard_core.regions.geometry import (
     _MESH_BROWS,
     _MESH_EYES,
     _MESH_LIPS,
@@ -30,7 +30,7 @@ from fluxguard_core.region.geometry import (
     _MESH_OVAL,
     polygon,
 )
-from fluxguard_core.region.morphology import dilate, erode, gaussian_blur
+from fluxguard_core.regions.morphology import dilate, erode, gaussian_blur
 
 EYE = 16.0  # half the distance of the eyes in the hand-made face, pixels
 

@@ -8,7 +8,7 @@ import pytest
 
 from fluxguard_core.mini.captions import caption
 from fluxguard_core.mini.portrait_spec import Attributes
-from fluxguard_core.region import (
+from fluxguard_core.regions import (
     REGION_WORDS,
     RULES,
     UnknownWords,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fluxguard_core.evaluate.commands import shot_of
+from fluxguard_core.cli.report import shot_of
 from fluxguard_core.evaluate.similarity import second_shot
-from fluxguard_core.recognition.detectors import face_in_box, typed_box
-from fluxguard_core.recognition.faces import Face
-from fluxguard_core.reporting import _shot
+from fluxguard_core.faces.detectors import face_in_box, typed_box
+from fluxguard_core.faces.face import Face
+from fluxguard_core.pipelines.report import _shot
 
 PICTURE = torch.zeros(1, 3, 64, 128)
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, FluxTransformer2DModel
 from torch import Tensor, nn
 
-from fluxguard_core.diffusers_backend import FluxStack, Prompt, layout_of
+from fluxguard_core.backends.flux import FluxStack, Prompt, layout_of
 from fluxguard_core.recognition.encoder import FaceEncoder, Threshold
 from fluxguard_core.recognition.ensemble import Ensemble
 

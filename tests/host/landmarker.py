@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fluxguard_core.region.geometry import (
+from fluxguard_core.regions.geometry import (
     _MESH_BROWS,
     _MESH_EYES,
     _MESH_LIPS,

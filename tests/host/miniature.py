@@ -7,8 +7,8 @@ import json
 import torch
 from torch import Tensor
 
-from fluxguard_core.imageio import read_picture
 from fluxguard_core.mini.world import weights_path
+from fluxguard_core.pictures.files import read_picture
 
 from .server import PACK, Graph, Outcome, Server
 
@@ -81,7 +81,7 @@ def assert_protected(before: Tensor, edited: Tensor, protected: Tensor) -> None:
 def assert_edited(graph: Graph, after: Tensor) -> None:
     """Lipstick where there was none; the rest of the picture as the autoencoder gives it back."""
     from fluxguard_core.mini.faces import classify_attributes, parse_face
-    from fluxguard_core.region import text_mask
+    from fluxguard_core.regions import text_mask
 
     before = original(graph)
     assert all(found["lipstick"] == "none" for found in classify_attributes(before))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fluxguard_core.imageio import Picture, luma, read_picture, write_png
+from fluxguard_core.pictures.files import Picture, luma, read_picture, write_png
 
 from .graphs import relative_error
 from .miniature import NEEDED, find, graph_of, pictures, similarities

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fluxguard_core.mini.world import weights_path
-from fluxguard_core.models import load_manifest
+from fluxguard_core.weights import load_manifest
 
 from .landmarker import mesh_of, write_landmarker, write_yunet
 from .miniature import (

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import torch
 
-from fluxguard_core.imageio import write_png
-from fluxguard_core.models import load_manifest
+from fluxguard_core.pictures.files import write_png
+from fluxguard_core.weights import load_manifest
 
 from ..core.public_files import public_file
 from .miniature import NEEDED, find, graph_of, original, pictures

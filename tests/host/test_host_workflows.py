@@ -165,7 +165,7 @@ def test_the_host_equals_the_diffusers_backend(server: Server, tmp_path: Path) -
     )
     from fluxguard_core.mini.faces import parse_face
     from fluxguard_core.mini.world import load_stack
-    from fluxguard_core.region import soft_mask, text_mask
+    from fluxguard_core.regions import soft_mask, text_mask
 
     from .graphs import relative_error, saved_latent, saved_trajectory
 
@@ -196,7 +196,7 @@ def test_the_host_equals_the_diffusers_backend(server: Server, tmp_path: Path) -
     assert relative_error(theirs.source, ours.source) < 1e-3
     assert relative_error(theirs.terminal, ours.terminal) < 1e-3
     words = graph[find(graph, "FluxGuard_TextToMask")]["inputs"]
-    from fluxguard_core.region import grow
+    from fluxguard_core.regions import grow
 
     mask = soft_mask(grow(text_mask(picture, words["text"], parse_face), words["grow"]), 8)
     controls = (ValueInjection(ours, ours.value_intervals), VelocityFusion(ours, mask))

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ...models.errors import ModelFileError
-from ...models.loading import load_tensors
+from ...weights.errors import ModelFileError
+from ...weights.loading import load_tensors
 from .graph import Graph, Node
 from .verify import Proof
 

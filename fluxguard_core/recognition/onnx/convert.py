@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from ...models.download import file_sha256
-from ...models.loading import check_file
-from ...models.manifest import Entry, load_manifest
-from ...models.where import converted_root
+from ...weights.download import file_sha256
+from ...weights.loading import check_file
+from ...weights.manifest import Entry, load_manifest
+from ...weights.where import converted_root
 from ..encoder import Colour, FaceEncoder
 from ..thresholds import PUBLISHED, calibrated
 from .cache import fetch, store

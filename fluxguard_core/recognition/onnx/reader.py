@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...command_line import pip_install
 from ...errors import FluxGuardError
-from ...models.errors import ModelFileError
+from ...weights.errors import ModelFileError
 from .graph import Attribute, Graph, Node, UnsupportedGraph
 from .operators import ALIASES, OPERATORS
 
@@ -50,7 +49,7 @@ def import_onnx() -> Any:
     except ImportError:
         raise FluxGuardError(
             "Reading an ONNX recogniser for the first time needs the onnx package: "
-            f"{pip_install('onnx')} (afterwards the converted copy is used and it is not needed)."
+            "‹install onnx› (afterwards the converted copy is used and it is not needed)."
         ) from None
     return onnx
 

@@ -1,0 +1,336 @@
+"""`fluxguard bench`: costs counted, and both loops timed side by side on one network."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..backends.geometry import FLUX
+from ..faces.alignment import ARCFACE_TEMPLATE, align, gradient_coverage
+from ..flow import Counted, Moved, State, Trajectory, advance, flux_schedule, invert
+from ..flow.field import Layout, ValueTap
+from ..protect.engine import Descent
+from ..protect.refiner import Branches, Refined
+from ..protect.run import edit_and_protect
+from ..recognition.encoder import FaceEncoder
+from ..recognition.ensemble import Ensemble
+
+STEPS, ATTACKED = 25, 5
+
+
+def register(subparsers: Any) -> None:
+    """Add the `bench` command to the `fluxguard` parser."""
+    bench = subparsers.add_parser("bench", help="count and measure costs, side by side")
+    kinds = bench.add_subparsers(dest="bench_command", required=True)
+    cost = kinds.add_parser("cost", help="network evaluations of the released loop and of ours")
+    cost.add_argument("--json", action="store_true")
+    cost.set_defaults(run=run_cost)
+    loops = kinds.add_parser("loops", help="time and peak memory: without sharing against with")
+    loops.add_argument("--width", type=int, default=256, help="of the network, a multiple of 128")
+    loops.add_argument("--size", type=int, default=256, help="of the picture in pixels")
+    loops.add_argument("--repeats", type=int, default=3)
+    loops.add_argument("--json", action="store_true")
+    loops.set_defaults(run=run_loops)
+    ensemble = kinds.add_parser(
+        "ensemble", help="the recognisers at their real sizes, random weights"
+    )
+    ensemble.add_argument("--batch", type=int, default=1)
+    ensemble.add_argument("--repeats", type=int, default=3)
+    ensemble.add_argument("--json", action="store_true")
+    ensemble.set_defaults(run=run_ensemble)
+    coverage = kinds.add_parser(
+        "coverage",
+        help="share of the face's pixels that gradients reach, without antialiasing and with",
+    )
+    coverage.add_argument("--json", action="store_true")
+    coverage.set_defaults(run=run_coverage)
+
+
+@dataclass(frozen=True)
+class _Still:
+    """A field that costs nothing, for counting."""
+
+    layout: ClassVar[Layout] = Layout("still", 0, 0, 0)
+
+    def __call__(self, latent: Tensor, sigma: float, tap: ValueTap | None = None) -> Tensor:
+        return torch.zeros_like(latent)
+
+
+def unshared(
+    field: Counted, trajectory: Trajectory, refine: Callable[[Branches], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The released loop: a clean and an adversarial branch, both from noise to picture."""
+    clean = adversarial = State(trajectory.terminal)
+    first = trajectory.intervals - ATTACKED
+    while clean.interval < trajectory.intervals:
+        clean = advance(field, trajectory, clean)
+        adversarial = advance(field, trajectory, adversarial)
+        if clean.interval > first:
+            sigma = float(trajectory.sigmas[clean.interval])
+            branches = Branches(
+                clean.latent,
+                adversarial.latent,
+                clean.velocity,
+                adversarial.velocity,
+                sigma,
+                clean.interval - 1,
+            )
+            latent = refine(branches)
+            adversarial = Moved(latent, adversarial.interval, velocity=adversarial.velocity)
+    return clean.latent, adversarial.latent
+
+
+def unchanged(branches: Branches) -> Refined:
+    """In the refiner's place where only the loop around it is measured."""
+    return Refined(branches.adversarial, Descent(branches.adversarial, ()))
+
+
+def count_evaluations() -> dict[str, int]:
+    """Evaluations a picture of the released loop, of the paper's solver shared, and of FireFlow shared."""
+    latent, sigmas = torch.zeros(1, FLUX.channels, 2, 2), flux_schedule(STEPS, 1024)
+    counts = {}
+    for name, solver in (("released", "midpoint"), ("paper", "midpoint"), ("fireflow", "fireflow")):
+        field = Counted(_Still())
+        trajectory = invert(field, latent, sigmas, solver=solver, value_intervals=0, blocks=())  # type: ignore[arg-type]
+        if name == "released":
+            unshared(field, trajectory, lambda branches: branches.adversarial)
+        else:
+            edit_and_protect(field, trajectory, [], unchanged, attacked_intervals=ATTACKED)
+        counts[name] = field.evaluations
+    return counts
+
+
+def run_cost(args: argparse.Namespace) -> int:
+    """Handle `bench cost`."""
+    counts = count_evaluations()
+    if args.json:
+        print(json.dumps({"evaluations": counts, "steps": STEPS, "attacked_intervals": ATTACKED}))
+        return 0
+    print(f"network evaluations a picture, {STEPS} intervals, {ATTACKED} of them attacked")
+    for name, count in counts.items():
+        print(f"  {name:<9} {count:>4}   {count / counts['released']:.2f} of the released loop")
+    return 0
+
+
+LOOPS = ("released", "paper", "fireflow")
+
+
+def run_loops(args: argparse.Namespace) -> int:
+    """Handle `bench loops`: each loop in a process of its own, in turn, so that peaks do not mix."""
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in LOOPS}
+    spawn = multiprocessing.get_context("spawn")
+    for _ in range(args.repeats):
+        for name in LOOPS:
+            with spawn.Pool(1) as process:
+                runs[name].append(process.apply(timed, (name, args.width, args.size)))
+    table = {
+        name: {
+            "seconds": statistics.median(run["seconds"] for run in measured),
+            "peak_bytes": statistics.median(run["peak_bytes"] for run in measured),
+            "seconds_ratio": statistics.median(
+                run["seconds"] / base["seconds"]
+                for run, base in zip(measured, runs["released"], strict=True)
+            ),
+            "peak_ratio": statistics.median(
+                run["peak_bytes"] / base["peak_bytes"]
+                for run, base in zip(measured, runs["released"], strict=True)
+            ),
+        }
+        for name, measured in runs.items()
+    }
+    if args.json:
+        print(json.dumps({"width": args.width, "size": args.size, "loops": table}))
+        return 0
+    print(
+        f"width {args.width}, {args.size} px, medians of {args.repeats} runs; peak above the loaded network"
+    )
+    for name, row in table.items():
+        print(
+            f"  {name:<9} {row['seconds']:8.2f} s  {row['peak_bytes'] / 2**20:8.1f} MiB   "
+            f"time {row['seconds_ratio']:.2f}  peak {row['peak_ratio']:.2f} of released"
+        )
+    return 0
+
+
+def run_ensemble(args: argparse.Namespace) -> int:
+    """Handle `bench ensemble`: each recogniser in a process of its own, so that peaks do not mix."""
+    spawn = multiprocessing.get_context("spawn")
+    table = {}
+    for names in (*([name] for name in REAL_SIZES), [*REAL_SIZES]):
+        with spawn.Pool(1) as process:
+            label = names[0] if len(names) == 1 else "together"
+            table[label] = process.apply(timed_recognisers, (names, args.batch, args.repeats))
+    if args.json:
+        print(json.dumps({"batch": args.batch, "recognisers": table}))
+        return 0
+    print(
+        f"alignment, forward and backward, batch {args.batch}, medians of {args.repeats}, random weights"
+    )
+    for name, row in table.items():
+        print(
+            f"  {name:<12} {row['weights_bytes'] / 1e6:6.1f} MB   {row['forward_seconds'] * 1e3:7.1f} ms forward "
+            f"{row['both_seconds'] * 1e3:7.1f} ms with backward   {row['peak_bytes'] / 2**20:6.0f} MiB above loaded"
+        )
+    return 0
+
+
+FACE_SIDES = (256, 512, 1024)  # side of the square around the face in the picture, in pixels
+
+
+def measure_coverage() -> dict[str, dict[str, float]]:
+    """Share of the pixels under the crop with gradient: by crop and face side, plain and antialiased.
+
+    The face is turned by 8 degrees, as faces are.
+    """
+    turn = math.radians(8)
+    rotation = torch.tensor([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+    table = {}
+    for crop in sorted(set(REAL_SIZES.values())):
+        for side in FACE_SIDES:
+            points = (ARCFACE_TEMPLATE - 56) @ rotation * (side / 112) + 0.7 * side
+            shape = (round(1.4 * side), round(1.4 * side))
+            table[f"{side} px to {crop}"] = {
+                name: gradient_coverage(shape, points, crop, antialias=name == "antialiased")
+                for name in ("plain", "antialiased")
+            }
+    return table
+
+
+def run_coverage(args: argparse.Namespace) -> int:
+    """Handle `bench coverage`."""
+    table = measure_coverage()
+    if args.json:
+        print(json.dumps({"coverage": table}))
+        return 0
+    print("pixels of the face that the recogniser's gradient reaches")
+    for name, row in table.items():
+        print(
+            f"  {name:<15} plain {100 * row['plain']:6.1f} %   antialiased {100 * row['antialiased']:6.1f} %"
+        )
+    return 0
+
+
+# The public checkpoints' architectures and input sides.
+REAL_SIZES: dict[str, int] = {
+    "ir152": 112,
+    "irse50": 112,
+    "facenet": 160,
+    "mobile_face": 112,
+    "iresnet50": 112,
+    "iresnet100": 112,
+}
+
+
+def _real_size(name: str) -> nn.Module:
+    from ..recognition.backbones.inception_resnet import InceptionResnetV1
+    from ..recognition.backbones.iresnet_arcface import IResNet
+    from ..recognition.backbones.iresnet_evolve import IRBackbone
+    from ..recognition.backbones.mobilefacenet import MobileFaceNet
+
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "ir152": lambda: IRBackbone((3, 8, 36, 3)),
+        "irse50": lambda: IRBackbone((3, 4, 14, 3), se=True),
+        "facenet": InceptionResnetV1,
+        "mobile_face": MobileFaceNet,
+        "iresnet50": lambda: IResNet((3, 4, 14, 3)),
+        "iresnet100": lambda: IResNet((3, 13, 30, 3)),
+    }
+    return builders[name]()
+
+
+def timed_recognisers(names: Sequence[str], batch: int, repeats: int) -> dict[str, float]:
+    """Seconds forward and forward + backward through alignment, and peak memory above the loaded networks."""
+    ensemble = Ensemble(
+        tuple(FaceEncoder(name, _real_size(name), REAL_SIZES[name]) for name in names)
+    )
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.rand(batch, 3, 512, 512, generator=generator)
+    points = 512 * (ARCFACE_TEMPLATE / 112).expand(batch, 5, 2) * 0.6 + 100
+    forward, both = [], []
+    before = _new_peak()
+    for _ in range(repeats):
+        started = time.perf_counter()
+        with torch.no_grad():
+            ensemble.embed_attacked(lambda size: align(picture, points, size))
+        forward.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        leaf = picture.clone().requires_grad_(True)
+        embedded = ensemble.embed_attacked(lambda size, leaf=leaf: align(leaf, points, size))  # type: ignore[misc]
+        torch.stack([vectors.sum() for vectors in embedded]).sum().backward()
+        both.append(time.perf_counter() - started)
+    return {
+        "weights_bytes": sum(
+            p.nbytes for n in ensemble.networks for p in (*n.parameters(), *n.buffers())
+        ),
+        "forward_seconds": statistics.median(forward),
+        "both_seconds": statistics.median(both),
+        "peak_bytes": max(0, _peak() - before),
+    }
+
+
+def timed(loop: str, width: int, size: int) -> dict[str, float]:
+    """Seconds, and the peak memory above what the loaded network takes."""
+    from ..backends.flux import FluxField, Prompt, diffusers, layout_of
+
+    generator = torch.Generator().manual_seed(0)
+    model = diffusers().FluxTransformer2DModel(
+        num_layers=2,
+        num_single_layers=6,
+        attention_head_dim=128,
+        num_attention_heads=width // 128,
+        joint_attention_dim=128,
+        pooled_projection_dim=64,
+        guidance_embeds=True,
+    )
+    model.eval().requires_grad_(False)
+    prompt = Prompt(
+        torch.randn(1, 32, 128, generator=generator), torch.randn(1, 64, generator=generator)
+    )
+    field = Counted(FluxField(model, prompt, 1.0, layout_of(model)))
+    latent = torch.randn(1, FLUX.channels, *FLUX.grid(size, size), generator=generator)
+    field(latent, 1.0)
+    before = _new_peak()
+    started = time.perf_counter()
+    trajectory = invert(
+        field,
+        latent,
+        flux_schedule(STEPS, FLUX.tokens(size, size)),
+        solver="fireflow" if loop == "fireflow" else "midpoint",
+    )
+    if loop == "released":
+        unshared(field, trajectory, lambda branches: branches.adversarial)
+    else:
+        edit_and_protect(field, trajectory, [], unchanged, attacked_intervals=ATTACKED)
+    return {"seconds": time.perf_counter() - started, "peak_bytes": max(1, _peak() - before)}
+
+
+def _new_peak() -> int:
+    """Memory in use now in bytes, from which on the peak is measured."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # without it, the peak of loading counts as well
+            Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
+
+
+def _peak() -> int:
+    """Peak memory of this process in bytes."""
+    if sys.platform == "linux":
+        # Not ru_maxrss, which a process inherits from the one that started it.
+        status = Path("/proc/self/status").read_text().split()
+        return 1024 * int(status[status.index("VmHWM:") + 1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

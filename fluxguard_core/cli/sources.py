@@ -1,0 +1,237 @@
+"""Which models the command line works with: the miniature, a diffusers folder, or single files."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from ..backends.flux import FluxStack, from_folder
+from ..backends.flux_files import add_lora, from_files, load_vae, text_encoders
+from ..errors import FluxGuardError
+from ..faces.detectors import insightface_detector, typed_box, yunet
+from ..faces.face import FaceFinder
+from ..flow import Storage
+from ..pipelines.photo import Models
+from ..protect.perceptual import (
+    PerceptualDistance,
+    feature_distance,
+    lpips_distance,
+    vgg19_relu3_4,
+)
+from ..recognition.encoder import Colour, FaceEncoder
+from ..recognition.ensemble import Ensemble
+from ..recognition.loading import load_encoder
+from ..weights import load_manifest, require
+from .command_line import command
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def add_arguments(parser: Any) -> None:
+    """Arguments that choose the models."""
+    group = parser.add_argument_group("models (default: the built-in miniature)")
+    group.add_argument("--model", metavar="DIR", help="a diffusers FLUX.1 folder")
+    group.add_argument("--transformer", metavar="FILE", help="FLUX.1 in Black Forest Labs names")
+    group.add_argument(
+        "--vae", metavar="FILE", help="its autoencoder (ae.safetensors, TAESD layout)"
+    )
+    group.add_argument("--text-encoders", metavar="DIR", help="diffusers folder with CLIP and T5")
+    group.add_argument("--tiny-vae", metavar="FILE", help="tiny autoencoder for --preset fast")
+    group.add_argument(
+        "--lora", metavar="FILE[:WEIGHT]", action="append", default=[], help="may be repeated"
+    )
+    group.add_argument("--device", help="cuda, mps or cpu (default: what there is)")
+    group.add_argument(
+        "--dtype", choices=DTYPES, help="of the model (default: bfloat16, cpu float32)"
+    )
+    group.add_argument(
+        "--offload", action="store_true", help="keep only the working part on the device"
+    )
+    group.add_argument(
+        "--cache-format",
+        choices=("computed", "bf16", "fp8"),
+        default="computed",
+        help="number format of the cached attention values",
+    )
+    faces = parser.add_argument_group("recognisers and detector")
+    faces.add_argument(
+        "--recogniser",
+        metavar="FILE[:COLOUR]",
+        action="append",
+        default=[],
+        help="to attack, as FILE or FILE:rgb|bgr|both for another channel order; may be repeated",
+    )
+    faces.add_argument(
+        "--hold-out",
+        metavar="FILE[:COLOUR]|NAME",
+        action="append",
+        default=[],
+        help="judges only: a file, or the name of one of the recognisers; may be repeated",
+    )
+    faces.add_argument(
+        "--detector",
+        metavar="KIND",
+        help="yunet[:FILE], insightface:DIR or box:LEFT,TOP,RIGHT,BOTTOM[;further boxes]",
+    )
+    faces.add_argument(
+        "--vgg", metavar="FILE", help="torchvision's vgg19 for the perceptual distance"
+    )
+    faces.add_argument(
+        "--lpips", metavar="FILE", help="torchvision's vgg16 or alexnet for LPIPS instead"
+    )
+
+
+def is_miniature(args: argparse.Namespace) -> bool:
+    """True where no other FLUX was asked for."""
+    return args.model is None and args.transformer is None
+
+
+def load_models(args: argparse.Namespace) -> Models:
+    """Load what the arguments ask for."""
+    device = args.device or _best_device()
+    models = _miniature(args, device) if is_miniature(args) else _full(args, device)
+    for text in args.lora:
+        path, weight = _lora(text)
+        add_lora(models.stack, path, weight)
+    return models
+
+
+def _miniature(args: argparse.Namespace, device: str) -> Models:
+    from ..mini.faces import load_ensemble
+    from ..mini.models import miniature, use_one_thread
+
+    if args.recogniser:
+        ensemble = _ensemble(args, device)
+    else:
+        ensemble = load_ensemble(held_out=args.hold_out or ["mobileface"])
+    use_one_thread()
+    models = miniature(ensemble, device)
+    return replace(models, find_faces=_detector(args)) if args.detector else models
+
+
+def _full(args: argparse.Namespace, device: str) -> Models:
+    stack = _stack(args, device)
+    return Models(
+        name=Path(args.model or args.transformer).name,
+        stack=stack,
+        ensemble=_ensemble(args, device),
+        find_faces=_detector(args),
+        perceptual=_perceptual(args, device),
+        size=512,
+        storage=Storage(place="pinned", format=args.cache_format),
+    )
+
+
+def _stack(args: argparse.Namespace, device: str) -> FluxStack:
+    dtype = DTYPES[args.dtype or ("float32" if device == "cpu" else "bfloat16")]
+    if args.model is not None:
+        stack = from_folder(args.model, dtype=dtype, device=device, offload=args.offload)
+        if args.tiny_vae:
+            stack = replace(stack, tiny_vae=load_vae(args.tiny_vae, dtype).to(device))
+        return stack
+    if args.vae is None or args.text_encoders is None:
+        raise FluxGuardError(
+            "--transformer needs --vae FILE and --text-encoders DIR, for a transformer file holds neither. "
+            "Or give a whole diffusers folder with --model."
+        )
+    words = text_encoders(args.text_encoders, dtype=dtype, device=device)
+    return from_files(
+        args.transformer, args.vae, words, tiny_vae=args.tiny_vae, dtype=dtype, device=device
+    )
+
+
+def _ensemble(args: argparse.Namespace, device: str = "cpu") -> Ensemble:
+    if not args.recogniser:
+        raise FluxGuardError(
+            "A full-size FLUX needs recognisers made for real faces: give at least one with --recogniser FILE "
+            f"(see {command('models list')}). The built-in ones know only the miniature's portraits."
+        )
+    names = {text for text in args.hold_out if not Path(_colour(text)[0]).is_file()}
+    files = [text for text in args.hold_out if text not in names]
+    loaded = _distinct([_recogniser(text, device) for text in (*args.recogniser, *files)])
+    given, judges = loaded[: len(args.recogniser)], loaded[len(args.recogniser) :]
+    unknown = names - {encoder.name for encoder in given}
+    if unknown:
+        raise FluxGuardError(
+            f"--hold-out {sorted(unknown)[0]} is neither a file nor one of the recognisers given: "
+            f"{', '.join(encoder.name for encoder in given)}."
+        )
+    attacked = tuple(encoder for encoder in given if encoder.name not in names)
+    for encoder in attacked:
+        encoder.threshold()  # a missing one is told now, not after minutes of inversion
+    held_out = (*(encoder for encoder in given if encoder.name in names), *judges)
+    return Ensemble(attacked, held_out)
+
+
+def _recogniser(text: str, device: str) -> tuple[Path, FaceEncoder]:
+    path, colour = _colour(text)
+    encoder = load_encoder(path, colour=colour)
+    encoder.network.to(device)
+    return Path(path), encoder
+
+
+def _distinct(loaded: list[tuple[Path, FaceEncoder]]) -> list[FaceEncoder]:
+    """Encoders of one layout are told apart by their files' names."""
+    names = [encoder.name for _, encoder in loaded]
+    return [
+        replace(encoder, name=f"{encoder.name} ({path.name})")
+        if names.count(encoder.name) > 1
+        else encoder
+        for path, encoder in loaded
+    ]
+
+
+def _colour(text: str) -> tuple[str, Colour | None]:
+    """A file and the channel order behind its last colon, if there is one."""
+    path, _, last = text.rpartition(":")
+    for colour in get_args(Colour):
+        if path and last == colour:
+            return path, colour
+    return text, None
+
+
+def _detector(args: argparse.Namespace) -> FaceFinder:
+    kind, _, rest = (args.detector or "yunet").partition(":")
+    if kind == "box":
+        return typed_box(*(_box(part) for part in rest.split(";")))
+    if kind == "insightface":
+        return insightface_detector(rest)
+    if kind == "yunet":
+        return yunet(rest or require(load_manifest()["yunet"]))
+    raise FluxGuardError(f"Expected the detector yunet, insightface or box, got '{kind}'.")
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise FluxGuardError(
+            f"Expected --detector box:LEFT,TOP,RIGHT,BOTTOM in pixels, got 'box:{text}'."
+        ) from error
+    return left, top, right, bottom
+
+
+def _perceptual(args: argparse.Namespace, device: str) -> PerceptualDistance:
+    if args.lpips:
+        return lpips_distance(args.lpips)
+    return feature_distance(vgg19_relu3_4(args.vgg or require(load_manifest()["vgg19"])).to(device))
+
+
+def _lora(text: str) -> tuple[str, float]:
+    path, colon, number = text.rpartition(":")
+    if not colon:
+        return text, 1.0
+    try:
+        return path, float(number)
+    except ValueError:
+        return text, 1.0  # a colon of the path's own, as in C:\lora.safetensors
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,3 @@
+"""Where a picture shows faces: detectors, landmarks, alignment, and the choice among them."""
+
+from __future__ import annotations

@@ -1,0 +1,18 @@
+"""Picture geometry: padding to the model's grid and cropping back, never stretching."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Extend [B, C, H, W] to the right and below, repeating the border, to multiples of ``multiple``."""
+    height, width = image.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
+
+
+def crop_to(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Undo ``pad_to_multiple``: the upper left ``size`` = (height, width) of [B, C, H, W]."""
+    return image[..., : size[0], : size[1]]

@@ -1,0 +1,148 @@
+"""The identity term: away from the person shown, or towards another identity (Flux-Guard 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..faces.face import FaceFinder
+from ..recognition.ensemble import Ensemble, embed_fixed
+from ..recognition.identity import Identity, reference_embedding
+from .engine import Draw, Reading, Step
+from .gradients import differentiable, gradients
+from .views import View
+
+
+@dataclass(frozen=True, eq=False)
+class IdentityTerm:
+    """What the attacked recognisers still see of a person, over an ensemble and over views.
+
+    Args:
+        ensemble: only its attacked members are ever called.
+        source: unit vectors [N, D] or [D] of the person shown, by recogniser; None leaves them out.
+        target: unit vectors to move towards, by recogniser; None means untargeted.
+        far: false accept rate whose thresholds count.
+        margin: how far below the threshold (above it, for a target) the similarity must get.
+
+    N = B, or faces · B where several faces of each picture are looked at, one face after the other.
+
+    The loss is 1 - cos(target) where there is a target, plus max(0, cos(source) - (threshold - margin))
+    where there is a source, averaged over views and faces and joined over recognisers by the ensemble's
+    weighting. The goal is met past the thresholds with margin, in every view, face and recogniser; where a
+    recogniser has no threshold, a target is approached without a goal.
+    """
+
+    ensemble: Ensemble
+    source: Mapping[str, Tensor] | None
+    target: Mapping[str, Tensor] | None
+    far: float = 1e-2
+    margin: float = 0.05
+    name: str = "identity"
+
+    def __call__(self, picture: Tensor, draw: Draw) -> Reading:
+        """Read a picture [B, 3, H, W]; every recogniser sees all views as one batch.
+
+        Figures: ``source NAME`` and ``target NAME``, similarities [N] by recogniser, means over views.
+        """
+        seen = self.ensemble.embed_attacked(
+            lambda size: torch.cat([view(picture, size) for view in draw.views])
+        )
+        embedded = tuple(vectors.unflatten(0, (len(draw.views), -1)) for vectors in seen)
+        source = self._similarities(embedded, self.source)
+        target = self._similarities(embedded, self.target)
+        loss = picture.new_zeros(())
+        if target is not None:
+            loss = loss + self.ensemble.combine((1 - target).mean(0).T)
+        if source is not None:
+            excess = (source - self._limits(source, -self.margin)).clamp(min=0)
+            loss = loss + self.ensemble.combine(excess.mean(0).T)
+        loss = loss.reshape(-1, picture.shape[0]).mean(0)
+        return Reading(loss, self._met(loss, source, target), self._figures(source, target))
+
+    def _met(self, loss: Tensor, source: Tensor | None, target: Tensor | None) -> Tensor | None:
+        if not all(encoder.thresholds for encoder in self.ensemble.attacked):
+            return None
+        done = torch.ones_like(loss, dtype=torch.bool)
+        for similarity, sign in ((source, -1), (target, 1)):
+            if similarity is not None:
+                past = sign * (similarity - self._limits(similarity, sign * self.margin)) >= 0
+                done &= past.all(0).all(0).reshape(-1, len(done)).all(0)
+        return done
+
+    def _figures(self, source: Tensor | None, target: Tensor | None) -> dict[str, Tensor]:
+        return {
+            f"{of} {encoder.name}": similarity[:, number].mean(0)
+            for of, similarity in (("source", source), ("target", target))
+            if similarity is not None
+            for number, encoder in enumerate(self.ensemble.attacked)
+        }
+
+    def _limits(self, like: Tensor, shift: float) -> Tensor:
+        values = [encoder.threshold(self.far) + shift for encoder in self.ensemble.attacked]
+        return like.new_tensor(values)[None, :, None]
+
+    def _similarities(
+        self, embedded: Sequence[Tensor], references: Mapping[str, Tensor] | None
+    ) -> Tensor | None:
+        """[views, recognisers, N]."""
+        if references is None:
+            return None
+        rows = [
+            (vectors * references[encoder.name].to(vectors)).sum(-1)
+            for vectors, encoder in zip(embedded, self.ensemble.attacked, strict=True)
+        ]
+        return torch.stack(rows, 1)
+
+
+def similarities(step: Step, to: Literal["source", "target"]) -> dict[str, float]:
+    """What a log entry says of the similarity to the person, or to the target, by recogniser."""
+    figures = step.figures.get("identity", {})
+    return {k.removeprefix(f"{to} "): v for k, v in figures.items() if k.startswith(f"{to} ")}
+
+
+def identity_term(
+    ensemble: Ensemble,
+    identity: Identity,
+    source: Tensor,
+    view: View,
+    *,
+    push_away: bool = True,
+    find_faces: FaceFinder | None = None,
+    far: float = 1e-2,
+    margin: float = 0.05,
+) -> IdentityTerm:
+    """Embed the references of the identity term.
+
+    Args:
+        source: picture of the person [B, 3, H, W].
+        view: how recognisers see it.
+        push_away: also move away from the person shown where the identity is a target; the published loss
+            only pulls, and never looks at the source.
+        find_faces: locates the face in identity photos; None takes them whole.
+    """
+    ensemble = _differentiable(ensemble)
+    vectors: dict[str, Tensor] = {}
+    people: dict[str, Tensor] = {}
+    with gradients(), torch.no_grad():
+        source = source.detach().clone()
+        for encoder in ensemble.attacked:
+            faces = view(source, encoder.size)
+            if identity.kind != "untargeted":
+                vectors[encoder.name] = torch.stack(
+                    [
+                        reference_embedding(identity, encoder, face[None], find_faces=find_faces)
+                        for face in faces
+                    ]
+                )
+            people[encoder.name] = embed_fixed(encoder, faces)
+    away = identity.kind == "untargeted" or push_away
+    return IdentityTerm(ensemble, people if away else None, vectors or None, far, margin)
+
+
+def _differentiable(ensemble: Ensemble) -> Ensemble:
+    attacked = tuple(replace(e, network=differentiable(e.network)) for e in ensemble.attacked)
+    return replace(ensemble, attacked=attacked)

@@ -1,0 +1,61 @@
+"""How a descent steps: Adam, or the sign of the gradient with momentum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class Adam:
+    """Adam (Kingma and Ba 2015), torch's own; its moments outlive a descent unless ``reset`` is called."""
+
+    learning_rate: float = 0.02
+    _variable: Tensor | None = field(default=None, init=False, repr=False)
+    _rule: torch.optim.Adam | None = field(default=None, init=False, repr=False)
+
+    def step(self, variable: Tensor, gradient: Tensor) -> Tensor:
+        """The next variable."""
+        if self._variable is None or self._rule is None or self._variable.shape != variable.shape:
+            self._variable = torch.zeros_like(variable, requires_grad=True)
+            self._rule = torch.optim.Adam([self._variable], lr=self.learning_rate)
+        with torch.no_grad():
+            self._variable.copy_(variable)
+        self._variable.grad = gradient
+        self._rule.step()
+        return self._variable.detach().clone()
+
+    def reset(self) -> None:
+        """Forget the moments."""
+        self._variable = self._rule = None
+
+
+@dataclass(eq=False)
+class SignMomentum:
+    """Steps of one size along the gradient's sign: I-FGSM, and with momentum MI-FGSM (Dong et al. 2018, Eq. 6-7).
+
+    Args:
+        step_size: in units of the variable.
+        momentum: share of the earlier direction that is kept; each new gradient counts by its own L1 norm.
+    """
+
+    step_size: float = 1 / 255
+    momentum: float = 0.0
+    _direction: Tensor | None = field(default=None, init=False, repr=False)
+
+    def step(self, variable: Tensor, gradient: Tensor) -> Tensor:
+        """The next variable."""
+        direction = gradient
+        if self.momentum:
+            norm = gradient.abs().flatten(1).mean(1).clamp(min=1e-12)
+            direction = gradient / norm.reshape(-1, *[1] * (gradient.ndim - 1))
+            if self._direction is not None and self._direction.shape == direction.shape:
+                direction = self.momentum * self._direction + direction
+            self._direction = direction
+        return variable - self.step_size * direction.sign()
+
+    def reset(self) -> None:
+        """Forget the direction."""
+        self._direction = None

@@ -1,0 +1,3 @@
+"""Training and measuring of the miniature world."""
+
+from __future__ import annotations

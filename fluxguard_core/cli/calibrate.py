@@ -15,12 +15,12 @@ from ..errors import FluxGuardError
 from ..faces.alignment import align, whole_frame
 from ..faces.detectors import insightface_detector, yunet
 from ..faces.face import FaceFinder, choose
-from ..pictures.files import read_picture
+from ..pictures.files import PictureError, read_picture
+from ..pictures.folder import photos_in
 from ..recognition.encoder import FaceEncoder
 from ..recognition.loading import load_encoder
 from ..recognition.thresholds import FALSE_ACCEPT_RATES, Calibration, calibrate, save_calibration
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+from .command_line import TERMINAL
 
 
 def register(subparsers: Any) -> None:
@@ -63,12 +63,10 @@ def parse_detector(text: str) -> FaceFinder | None:
 
 def pictures_of(folder: Path) -> list[tuple[Path, str]]:
     """Picture files under a folder with the person each shows: the sub-folder, else the file."""
-    if not folder.is_dir():
-        raise FluxGuardError(f"{folder} is no folder; give a folder of pictures of strangers.")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURES)
-    if not files:
-        raise FluxGuardError(f"{folder} holds no pictures ({', '.join(_PICTURES)}).")
-    return [(p, str(p if p.parent == folder else p.parent)) for p in files]
+    photos = photos_in(folder, recursive=True)
+    for line in photos.told():
+        print(f"passed over: {TERMINAL(line)}")
+    return [(p, str(p if p.parent == folder else p.parent)) for p in photos.taken]
 
 
 def _crop(image: Tensor, find_faces: FaceFinder | None, size: int) -> Tensor | None:
@@ -91,7 +89,11 @@ def embed_folder(
     people: list[str] = []
     without = 0
     for path, person in pictures_of(folder):
-        image = read_picture(path).rgb[0]
+        try:
+            image = read_picture(path).rgb[0]
+        except PictureError as error:
+            print(f"left out: {error.told(TERMINAL)}")
+            continue
         crops = {size: _crop(image, find_faces, size) for size in {e.size for e in encoders}}
         if any(crop is None for crop in crops.values()):
             without += 1

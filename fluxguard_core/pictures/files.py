@@ -10,36 +10,34 @@ import contextlib
 import io
 import os
 import secrets
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from ..errors import FluxGuardError
+from .colours import GREY_MODES, deep_grey, reduced, srgb
+from .errors import PictureError
+from .opening import MAX_PIXELS, open_picture
 
-MAX_PIXELS = 100_000_000
-MAX_SIDE = 32_768
-_GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I")
 # ITU-R BT.601, the weights of Pillow's own "L": a grey picture survives a round trip exactly.
 _LUMA = (0.299, 0.587, 0.114)
 
 
-class PictureError(FluxGuardError):
-    """A picture file cannot be read or written; the message says why and what to do."""
-
-
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """rgb [1,3,H,W] in [0,1], sRGB, upright; alpha [1,1,H,W] or None; grey: the file was greyscale."""
+    """rgb [1,3,H,W] in [0,1], sRGB, upright; alpha [1,1,H,W] or None; grey: the file was greyscale.
+
+    notes: a sentence for each thing that was converted or left out when the file was read.
+    """
 
     rgb: Tensor
     alpha: Tensor | None = None
     grey: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -47,71 +45,36 @@ class Picture:
         return int(self.rgb.shape[-2]), int(self.rgb.shape[-1])
 
 
-def _open(path: Path, max_pixels: int) -> Image.Image:
-    """A loaded Pillow image, or PictureError for each way in which a file can be no picture."""
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise PictureError(f"The picture {path} {what}: check the name.")
-    if path.stat().st_size == 0:
-        raise PictureError(f"The picture {path} is empty (0 bytes): copy or download it again.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-            _check_size(path, image.size, max_pixels)
-            image.load()
-    except UnidentifiedImageError as error:
-        raise PictureError(
-            f"{path} is not a picture in a known format: give a PNG, JPEG, WebP, TIFF or BMP file."
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise PictureError(_too_large(path, "far too many pixels", max_pixels)) from error
-    except PermissionError as error:
-        raise PictureError(f"{path} may not be read: change its permissions.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise PictureError(
-            f"{path} is damaged and cannot be read ({error}): copy or download it again."
-        ) from error
-    return image
+def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read a picture file upright (EXIF orientation applied) and in sRGB (colour profile applied).
 
+    Alpha is kept apart, greyscale is remembered, deep grey keeps its depth, of several pictures in a
+    file the first is taken; whatever was converted stands in the notes.
 
-def _too_large(path: Path, what: str, max_pixels: int) -> str:
-    return (
-        f"{path} has {what}; at most {max_pixels:,} pixels and {MAX_SIDE:,} on a side are read. "
-        "Scale it down or crop it first."
-    )
-
-
-def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels or max(size) > MAX_SIDE:
-        raise PictureError(_too_large(path, f"{width}x{height} pixels", max_pixels))
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """RGB(A) in sRGB. A profile that cannot be read is left out, as browsers do."""
-    profile = image.info.get("icc_profile")
-    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
-    colours = image.convert("L") if image.mode == "LA" else image
-    colours = colours if colours.mode in ("L", "CMYK") else colours.convert("RGB")
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(
-                colours, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-            colours = converted or colours
-        except (ImageCms.PyCMSError, OSError):
-            pass
-    colours = colours.convert("RGB")
-    if alpha is not None:
-        colours.putalpha(alpha)
-    return colours
-
-
-def _sixteen_bit(image: Image.Image) -> Tensor:
-    values = np.asarray(image).astype(np.float32) / 65535.0
-    return torch.from_numpy(values.clip(0, 1))[None, None]
+    Raises:
+        PictureError: the file is missing, empty, no picture, damaged, or has more than ``max_pixels``
+            pixels.
+    """
+    file = Path(path)
+    opened = open_picture(file, max_pixels)
+    several = ["It holds several pictures; the first was taken."] if opened.several else []
+    image = opened.upright
+    if image.mode == "F":
+        raise PictureError(f"{file} holds floating-point pixels: save it with 8 or 16 bits.")
+    if image.mode.startswith("I"):
+        values, alpha, told = deep_grey(image, opened.image, str(file))
+        return Picture(values.expand(-1, 3, -1, -1).contiguous(), alpha, True, (*several, *told))
+    grey = image.mode in GREY_MODES
+    if image.mode in ("P", "PA", "La", "RGBa") or "transparency" in image.info:
+        profile = image.info.get("icc_profile")
+        image = image.convert("LA" if grey else "RGBA")
+        image.info["icc_profile"] = profile
+    converted, told = srgb(image)
+    values = _tensor(converted)
+    alpha = values[:, 3:] if values.shape[1] == 4 else None
+    opaque = alpha is None or bool((alpha == 1).all())
+    notes = (*several, *reduced(opened.layout), *told)
+    return Picture(values[:, :3].contiguous(), None if opaque else alpha, grey, notes)
 
 
 def _tensor(image: Image.Image) -> Tensor:
@@ -119,39 +82,6 @@ def _tensor(image: Image.Image) -> Tensor:
     if values.ndim == 2:
         values = values[..., None]
     return torch.from_numpy(values).permute(2, 0, 1)[None].contiguous()
-
-
-def _upright(image: Image.Image, path: Path) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError) as error:
-        raise PictureError(
-            f"The EXIF data of {path} is damaged ({error}): save the picture again without it."
-        ) from error
-
-
-def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read a picture file upright (EXIF orientation applied) and in sRGB (ICC profile applied).
-
-    Alpha is kept apart, greyscale is remembered, 16-bit grey keeps its depth, of an animation the
-    first frame is taken. Raises PictureError for a file that is missing, empty, no picture,
-    damaged, or has more than `max_pixels` pixels.
-    """
-    file = Path(path)
-    image = _upright(_open(file, max_pixels), file)
-    if image.mode.startswith("I"):
-        return Picture(_sixteen_bit(image).expand(-1, 3, -1, -1).contiguous(), None, True)
-    if image.mode == "F":
-        raise PictureError(f"{file} holds floating-point pixels: save it with 8 or 16 bits.")
-    grey = image.mode in _GREY_MODES
-    if image.mode in ("P", "PA", "La", "RGBa") or "transparency" in image.info:
-        profile = image.info.get("icc_profile")
-        image = image.convert("LA" if grey else "RGBA")
-        image.info["icc_profile"] = profile
-    values = _tensor(_to_srgb(image))
-    alpha = values[:, 3:] if values.shape[1] == 4 else None
-    opaque = alpha is None or bool((alpha == 1).all())
-    return Picture(values[:, :3].contiguous(), None if opaque else alpha, grey)
 
 
 def luma(rgb: Tensor) -> Tensor:

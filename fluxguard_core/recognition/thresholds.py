@@ -18,6 +18,8 @@ from ..pictures.files import write_atomic
 from .encoder import Colour, FaceEncoder, Threshold
 
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
+# Accepted pairs that a rate rests on: ten, as rounded.
+_FEWEST = 9.5
 
 _ADV_MAKEUP = "Adv-Makeup (Tencent Youtu), also in AMT-GAN, DiffAM, EFPP; RGB, their crop"
 _IRLUME = "archledger/irlume, LFW, 87.3 M pairs of strangers, YuNet alignment"
@@ -81,15 +83,15 @@ def calibrate(
 ) -> tuple[Threshold, ...]:
     """Thresholds from unit vectors [N,D] of strangers, for each rate that has ten pairs above it.
 
-    A rate that would rest on fewer than ten accepted pairs is left out; FluxGuardError when none
-    is left.
+    A rate that would rest on fewer than ten accepted pairs (as rounded: 46 pictures serve for 1e-2 with
+    one of them lost) is left out; FluxGuardError when none is left.
     """
     cosines = stranger_cosines(embeddings, people)
-    kept = [far for far in fars if far * len(cosines) >= 10]
+    kept = [far for far in fars if far * len(cosines) >= _FEWEST]
     if not kept:
         raise FluxGuardError(
             f"{len(embeddings)} pictures give {len(cosines)} pairs of strangers; a false accept "
-            f"rate of {max(fars):g} needs {math.ceil(10 / max(fars))}. Add pictures of more people."
+            f"rate of {max(fars):g} needs {math.ceil(_FEWEST / max(fars))}. Add pictures of more people."
         )
     return tuple(Threshold(far, threshold_at(cosines, far), source) for far in kept)
 

@@ -162,7 +162,7 @@ def test_calibrate_measures_and_keeps_thresholds(
 
 
 def test_calibrate_needs_pictures(tmp_path: Path) -> None:
-    with pytest.raises(FluxGuardError, match="holds no pictures"):
+    with pytest.raises(FluxGuardError, match="There is no photo"):
         pictures_of(tmp_path)
-    with pytest.raises(FluxGuardError, match="is no folder"):
+    with pytest.raises(FluxGuardError, match="does not exist"):
         pictures_of(tmp_path / "absent")

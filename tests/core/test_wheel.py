@@ -51,7 +51,33 @@ def test_the_wheel_holds_manifest_and_every_weight_file(wheel: Path) -> None:
     assert "fluxguard_core/models_manifest.json" in names
     weights = (ROOT / "fluxguard_core" / "mini" / "weights").rglob("*.safetensors")
     assert {path.relative_to(ROOT).as_posix() for path in weights} <= names
-    assert not any(name.startswith(("tests/", "nodes/")) for name in names)
+    metadata = {name for name in names if name.split("/")[0].endswith(".dist-info")}
+    assert {name.split("/")[0] for name in names - metadata} == {"fluxguard_core"}
+
+
+def test_every_module_of_the_wheel_does_without_the_training(installed: Path) -> None:
+    told = run(
+        installed,
+        sys.executable,
+        "-c",
+        """
+import importlib, pkgutil, sys
+sys.modules["training"] = None
+import fluxguard_core
+for module in pkgutil.walk_packages(fluxguard_core.__path__, "fluxguard_core."):
+    print(importlib.import_module(module.name).__file__)
+""",
+    ).stdout.splitlines()
+    assert {Path(line).relative_to(installed) for line in told} == {
+        path.relative_to(ROOT)
+        for path in (ROOT / "fluxguard_core").rglob("*.py")
+        if path != ROOT / "fluxguard_core" / "__init__.py"
+    }
+
+
+def test_the_published_pack_leaves_the_developers_tools_out() -> None:
+    left_out = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
+    assert {"training/", "tests/", "scripts/"} <= set(left_out)
 
 
 def test_the_command_line_runs_from_the_wheel(installed: Path) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import math
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backends.geometry import FLUX
+from ..evaluate.memory import peak_memory
 from ..faces.alignment import ARCFACE_TEMPLATE, align, gradient_coverage
 from ..flow import Counted, Moved, State, Trajectory, advance, flux_schedule, invert
 from ..flow.field import Layout, ValueTap
@@ -278,7 +278,7 @@ def timed_recognisers(names: Sequence[str], batch: int, repeats: int) -> dict[st
         ),
         "forward_seconds": statistics.median(forward),
         "both_seconds": statistics.median(both),
-        "peak_bytes": max(0, _peak() - before),
+        "peak_bytes": max(0, peak_memory() - before),
     }
 
 
@@ -315,22 +315,12 @@ def timed(loop: str, width: int, size: int) -> dict[str, float]:
         unshared(field, trajectory, lambda branches: branches.adversarial)
     else:
         edit_and_protect(field, trajectory, [], unchanged, attacked_intervals=ATTACKED)
-    return {"seconds": time.perf_counter() - started, "peak_bytes": max(1, _peak() - before)}
+    return {"seconds": time.perf_counter() - started, "peak_bytes": max(1, peak_memory() - before)}
 
 
 def _new_peak() -> int:
     """Memory in use now in bytes, from which on the peak is measured."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # without it, the peak of loading counts as well
-            Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
-
-
-def _peak() -> int:
-    """Peak memory of this process in bytes."""
-    if sys.platform == "linux":
-        # Not ru_maxrss, which a process inherits from the one that started it.
-        status = Path("/proc/self/status").read_text().split()
-        return 1024 * int(status[status.index("VmHWM:") + 1])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return peak_memory()

@@ -119,7 +119,7 @@ def _facts(args: argparse.Namespace) -> tuple[Layout, int]:
             raise FluxGuardError(
                 f"Expected a diffusers FLUX folder with transformer/config.json, got '{folder.name}'."
             )
-        return _config_layout(json.loads(config.read_text())), _folder_bytes(folder)
+        return _config_layout(json.loads(config.read_text(encoding="utf-8"))), _folder_bytes(folder)
     files = [Path(path) for path in (args.transformer, args.vae) if path]
     missing = [path for path in files if not path.is_file()]
     if missing:

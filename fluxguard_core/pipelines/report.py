@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..backends.flux import decode_latent, encode_image
+from ..evaluate.memory import peak_memory
 from ..evaluate.quality import quality
 from ..evaluate.report import Pictures, Report
 from ..evaluate.similarity import Recognition, Shot, measure, second_shot
@@ -79,7 +78,7 @@ def make_report(
         },
         evaluations=outcome.evaluations,
         seconds=dict(seconds),
-        peak_bytes=peak_memory(models.stack.device),
+        peak_bytes=_peak_bytes(models.stack.device),
         device=models.stack.device.type,
         notes=notes
         + (("Stopped before the end: this is the best so far.",) * outcome.interrupted)
@@ -104,12 +103,11 @@ def preset_settings(job: Job) -> dict[str, Any]:
     return {**values, **refiner, "adaptive_weight": dict(preset.refiner.weight.__dict__)}
 
 
-def peak_memory(device: torch.device) -> int:
+def _peak_bytes(device: torch.device) -> int:
     """Peak bytes: of the accelerator where there is one, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_memory()
 
 
 def _recognised(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from .errors import DownloadError
 
@@ -16,71 +16,36 @@ from .errors import DownloadError
 def exclusive(path: Path, waiting: Callable[[], None], patience: float = 3600.0) -> Iterator[None]:
     """Hold the lock file `path`; while another process holds it, wait up to `patience` seconds.
 
-    `waiting` is called once, when the wait begins. The operating system drops the lock of a
-    process that dies, so a stale file blocks nobody.
+    `waiting` is called once, when the wait begins. The operating system drops the lock of a process that dies, so a
+    stale file blocks nobody.
+
+    Raises:
+        DownloadError: the other process does not come to an end.
     """
-    handle = _acquire(path, waiting, patience)
+    lock = FileLock(path)
+    if not _taken(lock, path, 0):
+        waiting()
+        if not _taken(lock, path, patience):
+            raise DownloadError(
+                f"Another process has held {path} for {patience:.0f} s.",
+                "End it, or delete that file if no download is running.",
+            )
     try:
         yield
     finally:
-        _release(path, handle)
+        with suppress(OSError):  # Windows keeps a file that is open; there, release deletes it.
+            path.unlink(missing_ok=True)
+        lock.release()
 
 
-def _acquire(path: Path, waiting: Callable[[], None], patience: float) -> int:
-    deadline, told = time.monotonic() + patience, False
+def _taken(lock: FileLock, path: Path, patience: float) -> bool:
+    deadline = time.monotonic() + patience
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if _try_lock(handle) and _still_there(path, handle):
-            return handle
-        os.close(handle)
-        if time.monotonic() > deadline:
-            raise DownloadError(
-                f"Another process has held {path} for {patience:.0f} s; end it, or delete that "
-                "file if no download is running."
-            )
-        if not told:
-            waiting()
-            told = True
-        time.sleep(0.1)
-
-
-def _still_there(path: Path, handle: int) -> bool:
-    # The holder before may have deleted the file between our opening and locking it.
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(handle))
-    except FileNotFoundError:
-        return False
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(handle: int) -> bool:
         try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError:
+            lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=0.1)
+        except Timeout:
             return False
-        return True
-
-    def _release(path: Path, handle: int) -> None:
-        os.lseek(handle, 0, os.SEEK_SET)
-        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
-        os.close(handle)
-        try:
-            path.unlink()
-        except OSError:  # Windows keeps a file that another process has open.
-            return
-
-else:
-    import fcntl
-
-    def _try_lock(handle: int) -> bool:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _release(path: Path, handle: int) -> None:
-        path.unlink(missing_ok=True)
-        os.close(handle)
+        if path.exists():
+            return True
+        # The holder before deleted the file between our opening and locking it.
+        lock.release()

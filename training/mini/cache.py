@@ -145,7 +145,7 @@ def build_cache(root: Path, plan: CachePlan, workers: int = 2) -> Path:
     """Render what is missing, with so many processes; returns the folder. Safe to interrupt."""
     folder = cache_folder(root, plan)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cache.json").write_text(json.dumps(asdict(plan), indent=1))
+    (folder / "cache.json").write_text(json.dumps(asdict(plan), indent=1), encoding="utf-8")
     _maps(folder, plan, "w")
     context = multiprocessing.get_context("spawn")
     jobs = [context.Process(target=_write, args=(folder, plan, w, workers)) for w in range(workers)]

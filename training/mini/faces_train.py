@@ -82,7 +82,7 @@ def _bookkeeping(plan: TrainPlan, name: str) -> tuple[Path, Callable[[str], None
     checkpoint, log = start(name, plan)
 
     def write(line: str) -> None:
-        with log.open("a") as file:
+        with log.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%H:%M:%S')} {line}\n")
         print(line, flush=True)
 

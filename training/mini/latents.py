@@ -31,7 +31,7 @@ def latent_cache(
     side = cache.plan.size // 8
     shape = (cache.plan.count, FLUX.channels, side, side)
     path, progress = folder / f"latents-{mark}.f16", folder / f"latents-{mark}.json"
-    done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
+    done = json.loads(progress.read_text(encoding="utf-8"))["rows"] if progress.exists() else 0
     out = np.memmap(path, np.float16, "r+" if path.exists() else "w+", shape=shape)
     coder = autoencoder.to(device).eval()
     for start in range(done, cache.plan.count, _BATCH):
@@ -42,7 +42,7 @@ def latent_cache(
             latents = coder.encode(images).latents
         out[rows] = latents.float().cpu().numpy().astype(np.float16)
         if start // _BATCH % 64 == 63 or rows.stop == cache.plan.count:
-            progress.write_text(json.dumps({"rows": rows.stop}))
+            progress.write_text(json.dumps({"rows": rows.stop}), encoding="utf-8")
     return out
 
 

@@ -271,6 +271,6 @@ def _log(log: Path, state: TrainState, progress: float, figures: dict[str, float
 
 
 def _note(log: Path, line: str) -> None:
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
     print(line, flush=True)

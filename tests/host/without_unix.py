@@ -6,6 +6,7 @@ The host itself is imported first: on Linux it and PyTorch use these modules whe
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 
 sys.path[:0] = [sys.argv[1]]
@@ -13,11 +14,8 @@ sys.path[:0] = [sys.argv[1]]
 import comfy.cli_args  # noqa: E402
 
 comfy.cli_args.args.cpu = True
-
-import comfy.sd  # noqa: E402, F401
-import nodes  # noqa: E402, F401  # the host's own
-import torch._dynamo  # noqa: E402
-
+for name in ("comfy.sd", "nodes", "torch._dynamo"):
+    importlib.import_module(name)
 for name in ("resource", "fcntl", "pwd", "grp", "termios"):
     sys.modules[name] = None  # type: ignore[assignment]
 

@@ -1,0 +1,129 @@
+"""What an editor does with a picture, as terms: each rises as the editor's work is spoilt.
+
+Four ways to ask the model, by cost: its autoencoder alone, its error without a way back through the transformer, its
+error with one, and its velocities along the very trajectory that an edit by inversion would take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..flow.field import VelocityField
+from ..protect.engine import Draw, Reading
+
+# Picture [B, 3, H, W] in [0, 1] -> model-space latent [B, C, h, w]; differentiable.
+Encode = Callable[[Tensor], Tensor]
+# The editor as it is asked now; a dynamic prompt answers differently over time.
+Editor = Callable[[], VelocityField]
+_TINY = 1e-12  # a root has no slope at 0
+
+
+@dataclass(frozen=True, eq=False)
+class LatentTerm:
+    """Distance of the latent from the clean picture's: ||E(x) - E(x0)|| / sqrt(n). Needs no prompt.
+
+    Args:
+        clean: E(x0) [B, C, h, w].
+    """
+
+    encode: Encode
+    clean: Tensor
+    name: str = "latent"
+
+    def __call__(self, picture: Tensor, draw: Draw) -> Reading:
+        """Read a picture [B, 3, H, W]; figure ``distance`` [B]."""
+        del draw
+        moved = (self.encode(picture) - self.clean).square().flatten(1).mean(1)
+        distance = (moved + _TINY).sqrt()
+        return Reading(-distance, figures={"distance": distance})
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTerm:
+    """The model's error, followed without a way back through the transformer: <r, E(x)> with r = v(z_t) - (ε - z0).
+
+    The gradient of the flow-matching error with the network's own derivative left out, as score distillation does.
+    So it works where a quantised or offloaded transformer has no backward pass.
+    """
+
+    encode: Encode
+    editor: Editor
+    times: tuple[float, float] = (0.2, 0.9)
+    name: str = "score"
+
+    def __call__(self, picture: Tensor, draw: Draw) -> Reading:
+        """Read a picture [B, 3, H, W]; figure ``error`` [B]."""
+        latent = self.encode(picture)
+        time, noise = drawn(latent, self.times, draw)
+        with torch.no_grad():
+            clean = latent.detach()
+            noisy = (1 - time) * clean + time * noise
+            residual = self.editor()(noisy, time).float() - (noise - clean)
+        pull = (residual * latent).flatten(1).mean(1)
+        error = residual.square().flatten(1).mean(1)
+        return Reading(-(error + pull - pull.detach()), figures={"error": error})
+
+
+@dataclass(frozen=True, eq=False)
+class FlowMatchingTerm:
+    """The model's training error on the picture: mean of (v(z_t) - (ε - z0))², with the whole way back."""
+
+    encode: Encode
+    editor: Editor
+    times: tuple[float, float] = (0.2, 0.9)
+    name: str = "flow matching"
+
+    def __call__(self, picture: Tensor, draw: Draw) -> Reading:
+        """Read a picture [B, 3, H, W]; figure ``error`` [B]."""
+        latent = self.encode(picture)
+        time, noise = drawn(latent, self.times, draw)
+        velocity = self.editor()((1 - time) * latent + time * noise, time).float()
+        error = (velocity - (noise - latent)).square().flatten(1).mean(1)
+        return Reading(-error, figures={"error": error})
+
+
+@dataclass(frozen=True, eq=False)
+class Waypoint:
+    """A point of the clean picture's inversion: its latent z_t and velocity [B, C, h, w] at σ = t."""
+
+    time: float
+    latent: Tensor
+    velocity: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryTerm:
+    """How far the editor's velocities leave the clean picture's own trajectory: mean of (v(z_t') - v_t)².
+
+    z_t' is the clean inversion's point, moved by the share (1 - t) of the latent's change, so that both hold the same
+    noise. The velocities to leave belong to the clean prompt, and never move with a dynamic one.
+    """
+
+    encode: Encode
+    editor: Editor
+    clean: Tensor
+    waypoints: Sequence[Waypoint]
+    name: str = "trajectory"
+
+    def __call__(self, picture: Tensor, draw: Draw) -> Reading:
+        """Read a picture [B, 3, H, W]; figure ``distance`` [B]."""
+        del draw
+        change, field = self.encode(picture) - self.clean, self.editor()
+        away = [
+            (field(p.latent + (1 - p.time) * change, p.time).float() - p.velocity).square()
+            for p in self.waypoints
+        ]
+        distance = torch.stack(away).mean(0).flatten(1).mean(1)
+        return Reading(-distance, figures={"distance": distance})
+
+
+def drawn(latent: Tensor, times: tuple[float, float], draw: Draw) -> tuple[float, Tensor]:
+    """A time of the range and a noise like ``latent``, both from the draw's generator."""
+    low, high = times
+    time = low + (high - low) * float(torch.rand(1, generator=draw.generator))
+    noise = torch.randn(latent.shape, generator=draw.generator).to(latent)
+    return time, noise

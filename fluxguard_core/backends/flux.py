@@ -102,6 +102,10 @@ class FluxStack:
             self.vae, pad_to_multiple(image, self.geometry.pixels_per_token).to(self.device)
         )
 
+    def encode_with_gradient(self, image: Tensor) -> Tensor:
+        """Picture [B, 3, H, W] of whole tokens -> model-space latent; differentiable."""
+        return encode_image(self.vae, image.to(self.device))
+
     def decode(self, latent: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Model-space latent -> picture in [0, 1], cropped to ``size`` if given; differentiable."""
         image = decode_latent(self.vae, latent)

@@ -39,10 +39,13 @@ class SignMomentum:
     Args:
         step_size: in units of the variable.
         momentum: share of the earlier direction that is kept; each new gradient counts by its own L1 norm.
+        shrink_over: shrink the steps in a straight line to a hundredth over so many; None keeps their size.
     """
 
     step_size: float = 1 / 255
     momentum: float = 0.0
+    shrink_over: int | None = None
+    _taken: int = field(default=0, init=False, repr=False)
     _direction: Tensor | None = field(default=None, init=False, repr=False)
 
     def step(self, variable: Tensor, gradient: Tensor) -> Tensor:
@@ -54,8 +57,15 @@ class SignMomentum:
             if self._direction is not None and self._direction.shape == direction.shape:
                 direction = self.momentum * self._direction + direction
             self._direction = direction
-        return variable - self.step_size * direction.sign()
+        return variable - self._size() * direction.sign()
 
     def reset(self) -> None:
-        """Forget the direction."""
-        self._direction = None
+        """Forget the direction, and begin with the longest step again."""
+        self._direction, self._taken = None, 0
+
+    def _size(self) -> float:
+        share = 1.0
+        if self.shrink_over:
+            share = max(0.01, 1 - self._taken / self.shrink_over)
+        self._taken += 1
+        return self.step_size * share

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
+from fluxguard_core.defences.edits import EDIT_SHIELDS, shield_edits
 from fluxguard_core.defences.flatness import Flat, neighbour_distance
 from fluxguard_core.defences.prompts import DynamicPrompt, Hardened
 from fluxguard_core.defences.surrogates import (
@@ -18,6 +19,7 @@ from fluxguard_core.defences.surrogates import (
     TrajectoryTerm,
     Waypoint,
 )
+from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.protect.engine import DescentSettings, Draw, Reading, Term, descend
 from fluxguard_core.protect.optimisers import SignMomentum
 from fluxguard_core.protect.spaces import PixelSpace
@@ -222,3 +224,37 @@ def test_a_distance_without_a_random_start_is_told_to_be_dead() -> None:
     space = PixelSpace(clean, 8 / 255, random_start=False)
     with pytest.raises(Exception, match="has been zero for 3 steps"):
         descend(space, [term], SignMomentum(1 / 255), DescentSettings(), draw=draw)
+
+
+@pytest.mark.parametrize("name", EDIT_SHIELDS)
+def test_every_shield_stays_in_its_budget_and_spoils_what_it_asks_for(name: str) -> None:
+    clean, stack = picture(5, count=2), tiny_stack()
+    shield = replace(EDIT_SHIELDS[name], steps=8, every=3)
+    mask = torch.ones(1, 1, 64, 64)
+    mask[..., :16] = 0
+    told: list[int] = []
+    done = shield_edits(
+        clean, stack, shield, "red hair", mask=mask, on_step=lambda step, _: told.append(step.step)
+    )
+    change = done.picture - clean
+    assert change.abs().max() <= shield.budget + 1e-6 and change[..., :16].abs().max() == 0
+    assert torch.equal((done.picture * 255).round() / 255, done.picture)
+    assert told == list(range(8)) and done.settled is not None
+    first, last = (done.log[i].losses for i in (0, -1))
+    assert sum(last.values()) < sum(first.values())
+    again = shield_edits(clean, stack, shield, "red hair", mask=mask)
+    assert torch.equal(again.picture, done.picture)
+
+
+def test_the_weights_are_the_same_afterwards() -> None:
+    stack = tiny_stack()
+    before = {k: v.clone() for k, v in stack.transformer.state_dict().items()}
+    shield_edits(picture(5), stack, replace(EDIT_SHIELDS["strong"], steps=3), "red hair")
+    after = stack.transformer.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_dynamic_prompt_without_a_way_back_is_refused() -> None:
+    shield = replace(EDIT_SHIELDS["balanced"], dynamic=True)
+    with pytest.raises(FluxGuardError, match="way back through the transformer"):
+        shield_edits(picture(5), tiny_stack(), shield)

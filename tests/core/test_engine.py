@@ -71,6 +71,18 @@ def test_pixels_descend_within_their_budget_and_end_on_the_grid() -> None:
         assert done.settled.figures["brightness"]["grey"] == pytest.approx(measured, abs=1e-5)
 
 
+def test_sign_steps_can_shrink_to_a_hundredth() -> None:
+    rule, at = SignMomentum(0.1, shrink_over=4), torch.zeros(1)
+    steps = []
+    for _ in range(6):
+        after = rule.step(at, torch.ones(1))
+        steps.append(float(at - after))
+        at = after
+    assert steps == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.001, 0.001], abs=1e-6)
+    rule.reset()
+    assert float(at - rule.step(at, torch.ones(1))) == pytest.approx(0.1, abs=1e-6)
+
+
 @pytest.mark.parametrize("budget", [0.5, 2.0])
 def test_the_l2_budget_holds_after_rounding_too(budget: float) -> None:
     source = on_grid((2, 3, 16, 16))

@@ -138,7 +138,7 @@ def _terms(
         if shield.dynamic and dynamic is not None and name in ("trajectory", "flow matching"):
             term = Hardened(term, plain, dynamic, shield.every)
         terms.append(term)
-    weights: dict[str, Weight] = {**shield.terms}
+    weights: dict[str, Weight] = {str(name): weight for name, weight in shield.terms.items()}
     return terms, weights
 
 

@@ -160,8 +160,6 @@ def test_a_missing_node_would_be_seen(clicked: dict[str, Any]) -> None:
 
 
 def test_a_workflow_runs_from_the_browser(seen: dict[str, Any]) -> None:
-    if not weights_path("flux").is_file():
-        pytest.skip("the miniature's weights are not shipped yet")
     assert (seen["folder"] / "mini-edit-only-result.png").stat().st_size > 20_000
 
 

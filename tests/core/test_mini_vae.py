@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-pytest.importorskip("diffusers")
-
 from fluxguard_core.backends import taesd
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.mini.renderer import render_batch
-from fluxguard_core.mini.world import load_autoencoder, weights_path
+from fluxguard_core.mini.world import load_autoencoder
 from training.mini.cache import HELD_OUT_WORLD, spec_of
 
 WIDTHS, ENCODER, DECODER = (4, 8, 12, 16), (1, 1, 2, 2), (1, 2, 2, 3)
@@ -85,7 +83,6 @@ def test_foreign_and_incomplete_files_are_refused() -> None:
         taesd.load_autoencoder_state(state)
 
 
-@pytest.mark.skipif(not weights_path("vae").exists(), reason="the shipped file is not here")
 def test_the_shipped_autoencoder_reconstructs_people_it_never_saw() -> None:
     images, _, _ = render_batch([spec_of(HELD_OUT_WORLD, person, 0) for person in range(8)])
     autoencoder = load_autoencoder()

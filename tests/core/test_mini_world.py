@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from safetensors.torch import load_file
-
-pytest.importorskip("diffusers")
 
 from fluxguard_core.backends.flux_keys import flux_config, is_bfl_flux
 from fluxguard_core.mini.text import CONTEXT_WIDTH, POOLED_WIDTH
 from fluxguard_core.mini.world import load_stack, lora_path, weights_path
 from training.mini.quality import draw
 
-shipped = pytest.mark.skipif(
-    not weights_path("flux").exists(), reason="the shipped files are not here"
-)
 
-
-@shipped
 def test_the_transformer_has_the_shapes_that_hosts_detect() -> None:
     state = load_file(weights_path("flux"))
     assert is_bfl_flux(state)
@@ -30,7 +22,6 @@ def test_the_transformer_has_the_shapes_that_hosts_detect() -> None:
     assert {t.dtype for t in state.values()} == {torch.float16}
 
 
-@shipped
 def test_words_and_guidance_change_the_picture() -> None:
     stack = load_stack()
     prompts = ["a person with blond hair, blue background", "a person with black hair, red hat"]
@@ -43,9 +34,7 @@ def test_words_and_guidance_change_the_picture() -> None:
     assert (strong - plain).abs().mean() > 0.005
 
 
-@pytest.mark.skipif(not lora_path("sepia").exists(), reason="the shipped LoRA is not here")
 def test_the_lora_loads_through_diffusers_and_draws_in_sepia() -> None:
-    pytest.importorskip("peft")
     stack = load_stack()
     prompt = ["a person with blond hair, green background, red clothes"]
     before = draw(stack, prompt, steps=6)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..weights.download import Progress, download, file_sha256, licence_question
 from ..weights.errors import ConsentError
+from ..weights.kinds import stand_in
 from ..weights.manifest import Entry, Manifest, load_manifest
 from ..weights.transfer import settings_from_environment
 from ..weights.where import (
@@ -182,6 +183,8 @@ def _state(entry: Entry) -> tuple[str, Path | None]:
 
 
 def _verdict(entry: Entry, path: Path) -> str:
+    if path.stat().st_size and (found := stand_in(path)):
+        return f"WRONG: it is {found}"
     size = path.stat().st_size
     if entry.size is not None and size != entry.size:
         return f"WRONG SIZE: {size:,} instead of {entry.size:,} bytes"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .errors import ConsentError, DownloadError, OfflineError
+from .kinds import bytes_stand_in, stand_in
 from .locking import exclusive
 from .manifest import Entry
 from .transfer import Body, Report, Retry, Settings, hide_login, mirrored, request
@@ -190,8 +191,7 @@ def _receive(entry: Entry, part: _Part, url: str, body: Body, bar: Progress | No
         part.remove()
         raise DownloadError(
             f"{entry.id}: the manifest says {entry.size:,} bytes, the server offers "
-            f"{body.total:,}. This is another file; nothing was kept. Check the mirror or the "
-            "connection (a login page in between?)."
+            f"{body.total:,}: {_offered(body)}. Nothing was kept. Check the mirror or the connection."
         )
     if body.start == 0:
         part.restart(body.validator)
@@ -206,6 +206,12 @@ def _receive(entry: Entry, part: _Part, url: str, body: Body, bar: Progress | No
             os.fsync(file.fileno())
     if body.total is not None and part.received < body.total:
         raise Retry(f"the connection was cut at {part.received:,} of {body.total:,} bytes")
+
+
+def _offered(body: Body) -> str:
+    """What another size stands for, by its first bytes."""
+    start = body.response.read1(512)
+    return bytes_stand_in(start) or "another file"
 
 
 def _pour(
@@ -292,6 +298,12 @@ def _note(entry: Entry, part: _Part, url: str) -> None:
 
 def _check(entry: Entry, part: _Part, url: str) -> None:
     got = part.digest.hexdigest()
+    if part.received and (found := stand_in(part.path)):
+        part.remove()
+        raise DownloadError(
+            f"{entry.id}: what {hide_login(url)} sent is {found}. It was deleted. Open the address in a "
+            "browser to see what it asks for, or set a mirror with FLUXGUARD_MIRROR."
+        )
     if entry.size is not None and part.received != entry.size:
         problem = f"expected {entry.size:,} bytes, got {part.received:,}"
     elif entry.sha256 is not None and got != entry.sha256:

@@ -6,19 +6,19 @@ what `weights_only=True` allows, so a hostile file can fail to load but cannot r
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .download import file_sha256
 from .errors import ModelFileError
+from .kinds import STAND_INS, UNFINISHED, file_kind, what_it_is
 from .manifest import Entry
+from .safetensors_file import Contents, read_contents, read_safetensors
 from .where import partial_path
 
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "net")
@@ -38,34 +38,50 @@ def load_tensors(
     kind = file_kind(file)
     remedy = _remedy(file, expected)
     if kind == "safetensors":
-        return _safetensors(file, remedy)
+        return read_safetensors(file, remedy)
     if kind in {"zip", "legacy checkpoint"}:
         return _checkpoint(file, kind, remedy)
-    foreign = {
-        "lfs pointer": "a Git LFS pointer: the text that stands for the real file in a repository",
-        "web page": "a web page: the download was answered by a login or error page",
-        "onnx": "an ONNX graph; open it with recognition.onnx.load_onnx_encoder",
-        "gguf": "a GGUF file; FluxGuard reads safetensors and PyTorch checkpoints",
-        "unknown": "neither safetensors nor a PyTorch checkpoint",
-    }
-    raise ModelFileError(f"{file} is {foreign[kind]}. {remedy}")
+    raise ModelFileError(f"{file} is {what_it_is(kind)}. {remedy}")
+
+
+def contents_of(path: str | Path) -> Contents:
+    """Names, shapes and number formats in a weight file; of safetensors without reading the tensors.
+
+    Raises:
+        ModelFileError: as `load_tensors`.
+    """
+    file = Path(path)
+    check_file(file, None)
+    if file_kind(file) == "safetensors":
+        return read_contents(file, _remedy(file, None))
+    tensors, notes = load_tensors(file)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return Contents(shapes, {name: str(t.dtype) for name, t in tensors.items()}, notes)
 
 
 def check_file(file: Path, expected: Entry | None) -> None:
     """ModelFileError unless `file` is there, not empty and, where known, of the right bytes."""
     remedy = _remedy(file, expected)
+    if file.is_dir():
+        raise ModelFileError(f"{file} is a folder, not a file. Give one of the files in it.")
     if not file.is_file():
         if partial_path(file).is_file():
             raise ModelFileError(f"{file} is only half downloaded. {remedy}")
         raise ModelFileError(f"There is no file {file}. {remedy}")
-    if file.name.endswith((".part", ".crdownload", ".download", ".aria2")):
+    if file.name.lower().endswith(UNFINISHED):
         raise ModelFileError(f"{file} is a half-finished download. {remedy}")
-    size = file.stat().st_size
+    try:
+        size = file.stat().st_size
+        file.open("rb").close()
+    except OSError as error:
+        raise ModelFileError(
+            f"{file} may not be read ({error.strerror or error}): check its permissions."
+        ) from error
     if size == 0:
         raise ModelFileError(f"{file} is empty. {remedy}")
     if expected is None:
         return
-    if expected.size is not None and size != expected.size and file_kind(file) not in _NAMED:
+    if expected.size is not None and size != expected.size and file_kind(file) not in STAND_INS:
         state = "truncated" if size < expected.size else "a different file"
         raise ModelFileError(
             f"{file} is {state}: {size:,} bytes instead of the {expected.size:,} of "
@@ -80,71 +96,12 @@ def check_file(file: Path, expected: Entry | None) -> None:
             )
 
 
-# These say more about what went wrong than their size does.
-_NAMED = frozenset({"lfs pointer", "web page"})
-
-
-def file_kind(file: Path) -> str:
-    """What the first bytes say: safetensors, zip, legacy checkpoint, onnx, gguf, web page, ..."""
-    with file.open("rb") as stream:
-        head = stream.read(512)
-    text = head.lstrip().lower()
-    if head.startswith(b"version https://git-lfs"):
-        return "lfs pointer"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "web page"
-    if head.startswith(b"PK\x03\x04"):
-        return "zip"
-    if head.startswith(b"GGUF"):
-        return "gguf"
-    if head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
-        return "legacy checkpoint"
-    if len(head) > 8 and head[8:9] == b"{":
-        return "safetensors"
-    if head[:1] == b"\x08" and (file.suffix == ".onnx" or b"pytorch" in head or b"onnx" in head):
-        return "onnx"
-    return "unknown"
-
-
 def _remedy(file: Path, expected: Entry | None) -> str:
     if expected is None:
         return "Fetch or copy it again, completely."
     if expected.source == "download" and file.is_file():
         return f"Delete it and run ‹run models download {expected.id}›."
     return expected.remedy
-
-
-def _safetensors(file: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = stream.read(min(length, size)) if length <= size - 8 else b""
-    if not header:
-        raise ModelFileError(
-            f"{file} is truncated: its header should take {length:,} bytes, the file has "
-            f"{size:,}. {remedy}"
-        )
-    try:
-        table: dict[str, Any] = json.loads(header)
-        ends = [row["data_offsets"][1] for name, row in table.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        raise ModelFileError(
-            f"{file} is not a safetensors file: unreadable header. {remedy}"
-        ) from None
-    needed = 8 + length + max(ends, default=0)
-    if needed != size:
-        state = "truncated" if needed > size else "damaged"
-        raise ModelFileError(
-            f"{file} is {state}: its tensors need {needed:,} bytes, the file has {size:,}. {remedy}"
-        )
-    try:
-        with safe_open(file, framework="pt", device="cpu") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            return tensors, dict(opened.metadata() or {})
-    except SafetensorError as error:
-        raise ModelFileError(
-            f"{file} is not a sound safetensors file: {error}. {remedy}"
-        ) from error
 
 
 def _checkpoint(file: Path, kind: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -161,10 +118,9 @@ def _checkpoint(file: Path, kind: str, remedy: str) -> tuple[dict[str, Tensor], 
             f"run code ({reason[:200]}). Ask for a safetensors version, or convert it where you "
             "trust it."
         ) from error
-    except (EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ModelFileError(
-            f"{file} is truncated or damaged: {str(error).splitlines()[0][:200]}. {remedy}"
-        ) from error
+    except Exception as error:  # PyTorch's readers raise whatever damaged bytes lead them to
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ModelFileError(f"{file} is truncated or damaged: {reason}. {remedy}") from error
     return _unwrap(file, content)
 
 

@@ -239,6 +239,25 @@ def test_another_file_is_never_published(serve: Any, tmp_path: Path, same_size: 
     assert leftovers(tmp_path) == []
 
 
+STAND_INS = {
+    b"<!doctype html><title>Sign in</title>" * 40: "a web page",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 300000\n": "a Git LFS pointer",
+    b'{"error": "Access to this file is restricted"}': "a text, no model",
+}
+
+
+@pytest.mark.parametrize("body", STAND_INS)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_page_or_a_pointer_is_said_to_be_one(
+    serve: Any, tmp_path: Path, body: bytes, known: bool
+) -> None:
+    site = serve({"/w.safetensors": body})
+    entry = entry_for(site) if known else entry_for(site, size=None, sha256=None)
+    with pytest.raises(DownloadError, match=STAND_INS[body]):
+        download(entry, tmp_path / "w.safetensors", FAST)
+    assert leftovers(tmp_path) == []
+
+
 def test_a_body_longer_than_the_manifest_says_is_stopped(serve: Any, tmp_path: Path) -> None:
     site = serve({"/w.safetensors": DATA * 20}, chunked=True)
     with pytest.raises(DownloadError, match="more than"):
@@ -398,6 +417,10 @@ def test_the_command_fetches_companions_and_verifies(
     (folder / "w.safetensors").write_bytes(DATA[::-1])
     assert run(["verify", "w", *flags]) == 1
     assert "WRONG SHA256" in capsys.readouterr().out
+    for body, words in STAND_INS.items():
+        (folder / "w.safetensors").write_bytes(body)
+        assert run(["verify", "w", *flags]) == 1
+        assert f"WRONG: it is {words}" in capsys.readouterr().out
     (folder / "w.safetensors").unlink()
     assert run(["verify", "w", *flags]) == 1
 

@@ -180,7 +180,7 @@ def test_only_one_module_can_reach_the_network() -> None:
         for path in package.rglob("*.py")
         if network.search(path.read_text(encoding="utf-8"))
     }
-    assert reaching == {"models/transfer.py", "models/download.py"}
+    assert reaching == {"weights/transfer.py", "weights/download.py"}
 
 
 def test_a_missing_file_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def identity_term(
             only pulls, and never looks at the source.
         find_faces: locates the face in identity photos; None takes them whole.
     """
-    ensemble = _differentiable(ensemble)
+    ensemble = differentiable_ensemble(ensemble)
     vectors: dict[str, Tensor] = {}
     people: dict[str, Tensor] = {}
     with gradients(), torch.no_grad():
@@ -143,6 +143,7 @@ def identity_term(
     return IdentityTerm(ensemble, people if away else None, vectors or None, far, margin)
 
 
-def _differentiable(ensemble: Ensemble) -> Ensemble:
+def differentiable_ensemble(ensemble: Ensemble) -> Ensemble:
+    """The ensemble with attacked networks that gradients can pass through, copied where they could not."""
     attacked = tuple(replace(e, network=differentiable(e.network)) for e in ensemble.attacked)
     return replace(ensemble, attacked=attacked)

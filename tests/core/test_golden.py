@@ -21,11 +21,22 @@ from fluxguard_core.flow import (
 from fluxguard_core.protect.identity import identity_term
 from fluxguard_core.protect.perceptual import feature_distance
 from fluxguard_core.protect.refiner import Branches, Refiner, RefinerSettings
+from fluxguard_core.protect.run import edit_and_protect
 from fluxguard_core.protect.views import whole_frame_views
 from fluxguard_core.recognition.ensemble import Ensemble
 from fluxguard_core.recognition.identity import photo
 
-from .golden import FOLDER, NAMES, TOLERANCE, Run, load_refiner, load_run, relative_error
+from . import released_loop
+from .golden import (
+    FOLDER,
+    NAMES,
+    TOLERANCE,
+    RefinerRun,
+    Run,
+    load_refiner,
+    load_run,
+    relative_error,
+)
 
 CPU = torch.device("cpu")
 
@@ -124,10 +135,8 @@ def test_two_evaluations_an_interval_in_both_directions(run: Run, trajectory: Tr
     assert source.evaluations == target.evaluations == 2 * count * batch
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_refiner(name: str) -> None:
-    golden = load_refiner(name)
-    encoders, (height, width) = golden.encoders(), golden.config["latent_hw"]
+def paper_refiner(golden: RefinerRun) -> Refiner:
+    encoders = golden.encoders()
     attacked = golden.config["surrogates"]
     ensemble = Ensemble(
         tuple(encoders[key] for key in attacked),
@@ -140,15 +149,75 @@ def test_refiner(name: str) -> None:
         whole_frame,
         push_away=False,
     )
-    refiner = Refiner(
+    return Refiner(
         golden.decode,
         term,
         feature_distance(golden.features),
         whole_frame_views,
         RefinerSettings(steps=golden.config["inner_steps"]),
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_refiner(name: str) -> None:
+    golden = load_refiner(name)
+    height, width = golden.config["latent_hw"]
     clean = unpack(golden.tensors["clean_tokens"], height, width)
     start = unpack(golden.tensors["start_tokens"], height, width)
-    refined = refiner(Branches(clean, start, clean, start, sigma=0.0, interval=0))
+    refined = paper_refiner(golden)(Branches(clean, start, clean, start, sigma=0.0, interval=0))
     assert relative_error(pack(refined.latent), golden.tensors["refined_tokens"]) < TOLERANCE
     assert len(refined.descent.log) == golden.config["inner_steps"]
+
+
+ATTACKED = 5
+
+
+@pytest.fixture(scope="module")
+def released(run: Run) -> tuple[released_loop.Network, torch.Tensor, torch.Tensor]:
+    golden, network = load_refiner(NAMES[0]), released_loop.Network(run)
+    with torch.no_grad():
+        caches = released_loop.inverted(network, pack(run.tensors["latent"]).double())
+        assert relative_error(caches.noise, run.tensors["inverted_tokens"]) < 1e-5
+        branches = released_loop.generated(
+            network,
+            caches,
+            lambda clean, adversarial: released_loop.refined(golden, clean, adversarial),
+            ATTACKED,
+        )
+    return network, *branches
+
+
+def test_the_plain_loop_is_the_released_one(
+    run: Run, released: tuple[released_loop.Network, torch.Tensor, torch.Tensor]
+) -> None:
+    """The reference below, held to the authors' numbers wherever they reach."""
+    network, clean, _ = released
+    assert relative_error(clean, run.tensors["out_full_code_order"]) < 1e-5
+    assert network.evaluations == 6 * run.config["steps"]
+    golden = load_refiner(NAMES[0])
+    ended = released_loop.refined(
+        golden, golden.tensors["clean_tokens"].double(), golden.tensors["start_tokens"].double()
+    )
+    assert relative_error(ended, golden.tensors["refined_tokens"]) < 1e-5
+
+
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_both_branches_with_the_refiner_in_five_intervals(
+    run: Run,
+    trajectory: Trajectory,
+    released: tuple[released_loop.Network, torch.Tensor, torch.Tensor],
+    one_batch: bool,
+) -> None:
+    _, clean, adversarial = released
+    result = edit_and_protect(
+        run.field("target"),
+        trajectory,
+        controls_for(run, trajectory, "out_full_code_order"),
+        paper_refiner(load_refiner(NAMES[0])),
+        attacked_intervals=ATTACKED,
+        one_batch=one_batch,
+    )
+    assert relative_error(pack(result.edited), clean) < TOLERANCE
+    assert relative_error(pack(result.protected), adversarial) < TOLERANCE
+    assert relative_error(adversarial, clean) > 100 * TOLERANCE
+    assert len(result.log) == ATTACKED * 10

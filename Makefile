@@ -11,7 +11,9 @@ ARGS ?=
 demo: setup
 	$(BIN)/fluxguard demo $(ARGS)
 
-test: setup lint test-core test-host
+# The two test environments side by side, with one thread each.
+test: setup lint setup-host
+	@OMP_NUM_THREADS=1 $(BIN)/python scripts/side_by_side.py "core=$(MAKE) test-core" "host=$(MAKE) test-host"
 
 setup: $(VENV)/.installed
 

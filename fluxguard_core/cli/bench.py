@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ..backends.geometry import FLUX
 from ..evaluate.memory import peak_memory
-from ..faces.alignment import ARCFACE_TEMPLATE, align, gradient_coverage
+from ..faces.alignment import align, gradient_coverage
+from ..faces.crops import ARCFACE_TEMPLATE
 from ..flow import Counted, Moved, State, Trajectory, advance, flux_schedule, invert
 from ..flow.field import Layout, ValueTap
 from ..protect.engine import Descent

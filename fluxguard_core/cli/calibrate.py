@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import FluxGuardError
 from ..faces.alignment import align, whole_frame
+from ..faces.crops import Crop
 from ..faces.detectors import insightface_detector, yunet
 from ..faces.face import FaceFinder, choose
 from ..pictures.files import PictureError, read_picture
@@ -69,7 +70,7 @@ def pictures_of(folder: Path) -> list[tuple[Path, str]]:
     return [(p, str(p if p.parent == folder else p.parent)) for p in photos.taken]
 
 
-def _crop(image: Tensor, find_faces: FaceFinder | None, size: int) -> Tensor | None:
+def _crop(image: Tensor, find_faces: FaceFinder | None, size: Crop) -> Tensor | None:
     """The largest face [1,3,size,size] of a picture [3,H,W]; None when there is none."""
     if find_faces is None:
         return whole_frame(image[None], size)
@@ -94,13 +95,13 @@ def embed_folder(
         except PictureError as error:
             print(f"left out: {error.told(TERMINAL)}")
             continue
-        crops = {size: _crop(image, find_faces, size) for size in {e.size for e in encoders}}
+        crops = {crop: _crop(image, find_faces, crop) for crop in {e.crop for e in encoders}}
         if any(crop is None for crop in crops.values()):
             without += 1
             continue
         people.append(person)
         for row, encoder in zip(rows, encoders, strict=True):
-            crop = crops[encoder.size]
+            crop = crops[encoder.crop]
             assert crop is not None
             row.append(encoder(crop)[0].cpu())
     if not people:

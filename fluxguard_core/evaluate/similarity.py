@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
+from ..faces.crops import Crop
 from ..faces.detectors import TypedBoxes
 from ..recognition import Ensemble, FaceEncoder, FaceFinder, align, choose, whole_frame
 from .quality import eight_bit
@@ -110,8 +111,8 @@ def second_shot(picture: Tensor, find_faces: FaceFinder | None) -> tuple[Shot | 
     return Shot(picture, choose(faces, "largest")[0].landmarks), ""
 
 
-def crop(shot: Shot, size: int) -> Tensor:
-    """The face as a recogniser of that input size sees it: [1,3,size,size]."""
+def crop(shot: Shot, size: int | Crop) -> Tensor:
+    """The face as a recogniser of that crop sees it: [1,3,size,size]."""
     image = shot.batch()
     if shot.landmarks is None:
         return whole_frame(image, size)
@@ -121,7 +122,7 @@ def crop(shot: Shot, size: int) -> Tensor:
 def embed(encoder: FaceEncoder, shot: Shot) -> Tensor:
     """Unit vector [D] of one picture, without gradients."""
     with torch.no_grad():
-        return encoder(crop(shot, encoder.size))[0]
+        return encoder(crop(shot, encoder.crop))[0]
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -14,29 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FluxGuardError
-
-ARCFACE_TEMPLATE: Tensor = torch.tensor(
-    [
-        [38.2946, 51.6963],
-        [73.5318, 51.5014],
-        [56.0252, 71.7366],
-        [41.5493, 92.3655],
-        [70.7299, 92.2041],
-    ]
-)
-"""Five points [5,2] (x, y) of the 112x112 ArcFace crop, viewer-left eye first."""
-
-
-def template(size: int) -> Tensor:
-    """ArcFace template [5,2] for a square crop, by insightface's rule.
-
-    The 112 template is scaled by size/112; multiples of 128 keep the 112 scale and gain 8 columns
-    on either side, as `insightface.utils.face_align.estimate_norm` has it.
-    """
-    if size % 112 != 0 and size % 128 == 0:
-        ratio = size / 128.0
-        return ARCFACE_TEMPLATE * ratio + torch.tensor([8.0 * ratio, 0.0])
-    return ARCFACE_TEMPLATE * (size / 112.0)
+from .crops import Crop, as_crop, box_of
 
 
 def similarity_transform(source: Tensor, target: Tensor) -> Tensor:
@@ -105,8 +83,8 @@ def resample(image: Tensor, back: Tensor, size: int, *, antialias: bool = True) 
     return weights @ samples @ weights.transpose(2, 3)
 
 
-def align(image: Tensor, landmarks: Tensor, size: int, *, antialias: bool = True) -> Tensor:
-    """Cut the face out on the ArcFace template.
+def align(image: Tensor, landmarks: Tensor, size: int | Crop, *, antialias: bool = True) -> Tensor:
+    """Cut the face out: on the ArcFace template for a bare side, else as the crop says.
 
     image [B,3,H,W] in [0,1]; landmarks [B,5,2] or [1,5,2] in pixels (x, y), integers at pixel
     centres; returns [B,3,size,size], zero where the crop leaves the picture. With antialias=False
@@ -114,15 +92,35 @@ def align(image: Tensor, landmarks: Tensor, size: int, *, antialias: bool = True
     source pixel under the crop contributes and receives gradient. Differentiable in the picture
     and in the landmarks.
     """
+    crop = as_crop(size)
     if landmarks.ndim != 3 or tuple(landmarks.shape[1:]) != (5, 2):
         raise FluxGuardError(
             f"Alignment expects five landmarks [B, 5, 2], got {list(landmarks.shape)}."
         )
+    if crop.layout == "whole":
+        return squashed(image, crop.size, antialias=antialias)
     pixels = image if image.dtype == torch.float64 else image.float()
     points = landmarks.to(pixels).expand(pixels.shape[0], 5, 2)
-    target = template(size).to(pixels)[None].expand_as(points)
-    back = invert(similarity_transform(points, target))
-    return resample(pixels, back, size, antialias=antialias).to(image.dtype)
+    return resample(pixels, _back(points, crop), crop.size, antialias=antialias).to(image.dtype)
+
+
+def _back(points: Tensor, crop: Crop) -> Tensor:
+    """Similarities [B,2,3] from the crop's pixels to the picture's."""
+    if crop.layout == "box":
+        return _square(points, crop)
+    target = crop.template().to(points)[None].expand_as(points)
+    return invert(similarity_transform(points, target))
+
+
+def _square(points: Tensor, crop: Crop) -> Tensor:
+    """The upright square around the face's box, without rotation."""
+    left, top, right, bottom = box_of(points).unbind(-1)
+    side = torch.maximum(right - left, bottom - top) * (1 + 2 * crop.margin)
+    scale = side / crop.size
+    linear = torch.eye(2).to(points) * scale[:, None, None]
+    centre = torch.stack((left + right, top + bottom), -1) / 2
+    shift = centre - 0.5 * side[:, None] + 0.5 * scale[:, None] - 0.5
+    return torch.cat((linear, shift[..., None]), 2)
 
 
 def gradient_coverage(
@@ -138,17 +136,24 @@ def gradient_coverage(
         points = landmarks.detach().float().cpu().clone()[None]
         align(image, points, size, antialias=antialias).sum().backward()
     assert image.grad is not None
-    matrix = similarity_transform(points, template(size)[None])[0]
+    matrix = similarity_transform(points, Crop(size).template()[None])[0]
     y, x = torch.meshgrid(torch.arange(shape[0]), torch.arange(shape[1]), indexing="ij")
     position = torch.stack((x, y), -1).float() @ matrix[:, :2].T + matrix[:, 2]
     inside = ((position > 0) & (position < size - 1)).all(-1)
     return float((image.grad[0, 0] > 0)[inside].float().mean())
 
 
-def whole_frame(image: Tensor, size: int) -> Tensor:
+def whole_frame(image: Tensor, size: int | Crop) -> Tensor:
     """The published code's view of a picture [B,3,H,W]: all of it squashed to [B,3,size,size].
 
     Bilinear, align_corners False, no antialias, no detection (Flux-Guard's released code; the
     same in AMT-GAN, DiffAM, EFPP).
     """
-    return F.interpolate(image, (size, size), mode="bilinear", align_corners=False)
+    return squashed(image, as_crop(size).size, antialias=False)
+
+
+def squashed(image: Tensor, side: int, *, antialias: bool) -> Tensor:
+    """All of a picture [B,3,H,W] at [B,3,side,side], whatever its shape."""
+    return F.interpolate(
+        image, (side, side), mode="bilinear", align_corners=False, antialias=antialias
+    )

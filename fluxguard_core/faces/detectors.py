@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import FluxGuardError
 from ..weights.loading import load_tensors
+from .crops import box_of
 from .face import Face, FaceFinder
 
 # Five points in a tight face box (0..1 of its width and height): eyes, nose, mouth corners, as the
@@ -74,11 +75,8 @@ def five_points(mesh: Tensor) -> Tensor:
 
 def face_from_points(landmarks: Tensor, score: float = 1.0) -> Face:
     """A face whose box is drawn around its five points [5,2], as wide as detectors draw it."""
-    eyes = (landmarks[1] - landmarks[0]).norm()
-    centre = landmarks.mean(0)
-    half = 1.15 * float(eyes)
-    x, y = float(centre[0]), float(centre[1])
-    return Face((x - half, y - 1.25 * half, x + half, y + 1.2 * half), landmarks, score)
+    left, top, right, bottom = box_of(landmarks[None].float())[0].tolist()
+    return Face((left, top, right, bottom), landmarks, score)
 
 
 def _kornia_parts() -> tuple[Any, Any, Any]:

@@ -148,9 +148,9 @@ def _targets(models: Models, identity: Identity, source: Shot) -> dict[str, Tens
     vectors = {}
     for encoder in models.ensemble.members:
         if source.landmarks is None:
-            crop = whole_frame(source.batch(), encoder.size)
+            crop = whole_frame(source.batch(), encoder.crop)
         else:
-            crop = align(source.batch(), source.landmarks[None], encoder.size)
+            crop = align(source.batch(), source.landmarks[None], encoder.crop)
         vectors[encoder.name] = reference_embedding(
             identity, encoder, crop, find_faces=models.find_faces
         )

@@ -49,7 +49,7 @@ class IdentityTerm:
         Figures: ``source NAME`` and ``target NAME``, similarities [N] by recogniser, means over views.
         """
         seen = self.ensemble.embed_attacked(
-            lambda size: torch.cat([view(picture, size) for view in draw.views])
+            lambda crop: torch.cat([view(picture, crop) for view in draw.views])
         )
         embedded = tuple(vectors.unflatten(0, (len(draw.views), -1)) for vectors in seen)
         source = self._similarities(embedded, self.source)
@@ -130,7 +130,7 @@ def identity_term(
     with gradients(), torch.no_grad():
         source = source.detach().clone()
         for encoder in ensemble.attacked:
-            faces = view(source, encoder.size)
+            faces = view(source, encoder.crop)
             if identity.kind != "untargeted":
                 vectors[encoder.name] = torch.stack(
                     [

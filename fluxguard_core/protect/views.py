@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..faces.alignment import align, whole_frame
+from ..faces.crops import Crop
 
-# Picture [B, 3, H, W] in [0, 1] and a side S -> faces [B, 3, S, S]; differentiable.
-View = Callable[[Tensor, int], Tensor]
+# Picture [B, 3, H, W] in [0, 1] and a recogniser's crop, or a side S for ArcFace's -> faces [B, 3, S, S];
+# differentiable.
+View = Callable[[Tensor, int | Crop], Tensor]
 # Draws the views of one optimisation step.
 Views = Callable[[torch.Generator], Sequence[View]]
 
@@ -46,7 +48,7 @@ class AlignedViews:
     def __call__(self, generator: torch.Generator) -> Sequence[View]:
         return (self.plain, *(self._draw(generator) for _ in range(self.random)))
 
-    def plain(self, picture: Tensor, size: int) -> Tensor:
+    def plain(self, picture: Tensor, size: int | Crop) -> Tensor:
         """The antialiased aligned face."""
         # cloned: landmarks found in inference mode cannot be saved for a backward pass
         points = self.landmarks.clone().to(picture.device)
@@ -56,7 +58,7 @@ class AlignedViews:
         points = jittered(self.landmarks.clone(), self.jitter, generator)
         share = random_sharing(generator)
 
-        def view(picture: Tensor, size: int) -> Tensor:
+        def view(picture: Tensor, size: int | Crop) -> Tensor:
             return align(_for_each_face(share(picture), points), points.to(picture.device), size)
 
         return view

@@ -17,23 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FluxGuardError
+from ..faces.crops import Crop
 from .encoder import FaceEncoder
 
-Crop = Callable[[int], Tensor]
-"""Input size -> the faces at that size [B,3,size,size], RGB in [0,1]."""
+Cut = Callable[[Crop], Tensor]
+"""A recogniser's crop -> the faces cut so [B,3,size,size], RGB in [0,1]."""
 
 _CACHED_PER_NETWORK = 64
 _cache: WeakKeyDictionary[nn.Module, OrderedDict[str, Tensor]] = WeakKeyDictionary()
 
 
-def once_per_size(crop: Crop) -> Crop:
-    """The same crop function, computing each size only once."""
-    made: dict[int, Tensor] = {}
+def once_per_crop(cut: Cut) -> Cut:
+    """The same function, cutting each crop only once."""
+    made: dict[Crop, Tensor] = {}
 
-    def cached(size: int) -> Tensor:
-        if size not in made:
-            made[size] = crop(size)
-        return made[size]
+    def cached(crop: Crop) -> Tensor:
+        if crop not in made:
+            made[crop] = cut(crop)
+        return made[crop]
 
     return cached
 
@@ -94,20 +95,20 @@ class Ensemble:
         """All networks, attacked ones first, for a host that places them on its devices."""
         return tuple(encoder.network for encoder in self.members)
 
-    def embed_attacked(self, crop: Crop) -> tuple[Tensor, ...]:
-        """Unit vectors [B,D] of each attacked recogniser, with gradients, one crop per size."""
-        shared = once_per_size(crop)
-        return tuple(encoder(shared(encoder.size)) for encoder in self.attacked)
+    def embed_attacked(self, cut: Cut) -> tuple[Tensor, ...]:
+        """Unit vectors [B,D] of each attacked recogniser, with gradients; equal crops cut once."""
+        shared = once_per_crop(cut)
+        return tuple(encoder(shared(encoder.crop)) for encoder in self.attacked)
 
-    def embed_all(self, crop: Crop) -> dict[str, Tensor]:
+    def embed_all(self, cut: Cut) -> dict[str, Tensor]:
         """Unit vectors [B,D] by name, of every recogniser, without gradients; remembered."""
-        shared = once_per_size(crop)
+        shared = once_per_crop(cut)
         with torch.no_grad():
-            return {item.name: embed_fixed(item, shared(item.size)) for item in self.members}
+            return {item.name: embed_fixed(item, shared(item.crop)) for item in self.members}
 
-    def similarities(self, crop: Crop, references: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def similarities(self, cut: Cut, references: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cosine [B] by name to reference vectors ([D] or [B,D]) for the report, no gradients."""
-        embedded = self.embed_all(crop)
+        embedded = self.embed_all(cut)
         unknown = sorted(set(references) - set(embedded))
         if unknown:
             raise FluxGuardError(

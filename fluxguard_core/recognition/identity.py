@@ -104,7 +104,7 @@ def _photo_embedding(
     vectors = []
     for image in photos:
         if find_faces is None:
-            crop = whole_frame(image[None], encoder.size)
+            crop = whole_frame(image[None], encoder.crop)
         else:
             face = choose(find_faces(image), "largest")[0]
             if face.landmarks is None:
@@ -112,6 +112,6 @@ def _photo_embedding(
                     "The detector gave a box without landmarks for an identity photo; expected "
                     "five points. Use a detector that finds landmarks."
                 )
-            crop = align(image[None], face.landmarks[None], encoder.size)
+            crop = align(image[None], face.landmarks[None], encoder.crop)
         vectors.append(embed_fixed(encoder, crop)[0])
     return F.normalize(torch.stack(vectors).mean(0), dim=0)

@@ -11,9 +11,11 @@ import torch
 from ..errors import FluxGuardError
 from ..weights.loading import file_kind, load_tensors
 from ..weights.manifest import Entry
+from ..worlds import World
 from .detect_layout import build_network, unwrap
-from .encoder import Colour, FaceEncoder, Threshold
-from .thresholds import calibrated, parse_thresholds
+from .encoder import Colour, FaceEncoder, Strangers, Threshold
+from .input import InputNote, told
+from .thresholds import calibrated, parse_strangers, parse_thresholds
 
 
 def _metadata_thresholds(path: Path, metadata: Mapping[str, str]) -> tuple[Threshold, ...]:
@@ -28,25 +30,42 @@ def _metadata_thresholds(path: Path, metadata: Mapping[str, str]) -> tuple[Thres
         ) from error
 
 
+def _metadata_strangers(path: Path, metadata: Mapping[str, str]) -> Strangers | None:
+    text = metadata.get("strangers")
+    if text is None:
+        return None
+    try:
+        return parse_strangers(json.loads(text))
+    except (ValueError, KeyError, TypeError) as error:
+        raise FluxGuardError(
+            f"{path} carries figures on strangers that cannot be read ({error}); download it again."
+        ) from error
+
+
+def _metadata_world(metadata: Mapping[str, str]) -> World:
+    return "drawn" if metadata.get("world") == "drawn" else "photo"
+
+
 def load_encoder(
     path: str | Path,
     *,
     name: str | None = None,
     colour: Colour | None = None,
+    note: InputNote | None = None,
     expected: Entry | None = None,
 ) -> FaceEncoder:
     """Load a recogniser from safetensors, a PyTorch state dict or ONNX; the layout is detected.
 
     Thresholds are the user's own calibration beside the file, else those in its metadata, else
     the published ones of the model. `colour` overrides the calibration's and the publishers'
-    channel order ("both" averages RGB and BGR); with `expected`, size and sha256 are held against the manifest. Raises
-    FluxGuardError when the file is missing, truncated, foreign, altered or unsafe.
+    channel order ("both" averages RGB and BGR); `note` comes before the note beside the file (see
+    `input`). With `expected`, size and sha256 are held against the manifest. Raises FluxGuardError when the file is missing, truncated, foreign, altered or unsafe.
     """
     path = Path(path)
     if path.is_file() and file_kind(path) == "onnx":
         from .onnx import load_onnx_encoder
 
-        return load_onnx_encoder(path, name=name, colour=colour)
+        return load_onnx_encoder(path, name=name, colour=colour, note=note)
     # Weights made under inference mode could never take part in a gradient.
     with torch.inference_mode(False):
         tensors, metadata = load_tensors(path, expected=expected)
@@ -55,7 +74,10 @@ def load_encoder(
         name or metadata.get("name") or layout.name,
         network,
         int(metadata.get("size", layout.size)),
-        colour=colour or layout.colour,
+        colour=layout.colour,
         thresholds=_metadata_thresholds(path, metadata) or layout.thresholds,
+        world=_metadata_world(metadata),
+        strangers=_metadata_strangers(path, metadata),
     )
+    encoder = told(path, note, colour).apply(encoder)
     return calibrated(encoder, path, chosen=colour)

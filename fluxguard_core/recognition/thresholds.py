@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import FluxGuardError
 from ..pictures.files import write_atomic
-from .encoder import Colour, FaceEncoder, Threshold
+from .encoder import Colour, FaceEncoder, Strangers, Threshold
 
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
 # Accepted pairs that a rate rests on: ten, as rounded.
@@ -67,6 +67,11 @@ def stranger_cosines(embeddings: Tensor, people: Sequence[str] | None = None) ->
     return cosines[keep]
 
 
+def spread_of(cosines: Tensor, source: str) -> Strangers:
+    """Mean and standard deviation of strangers' cosines [P]."""
+    return Strangers(float(cosines.mean()), float(cosines.std()), source, cosines.numel())
+
+
 def threshold_at(cosines: Tensor, far: float) -> float:
     """Smallest cosine such that at most a share `far` of these strangers' cosines lies above it."""
     ordered = cosines.flatten().sort(descending=True).values
@@ -93,7 +98,8 @@ def calibrate(
             f"{len(embeddings)} pictures give {len(cosines)} pairs of strangers; a false accept "
             f"rate of {max(fars):g} needs {math.ceil(_FEWEST / max(fars))}. Add pictures of more people."
         )
-    return tuple(Threshold(far, threshold_at(cosines, far), source) for far in kept)
+    count = cosines.numel()
+    return tuple(Threshold(far, threshold_at(cosines, far), source, count) for far in kept)
 
 
 def accept_rate(cosines: Tensor, threshold: float) -> float:
@@ -111,22 +117,54 @@ class Calibration:
     """What was measured on pictures of strangers.
 
     colour: the channel order that was fed, for which alone the thresholds hold; mean_face: unit
-    vector [D] of the mean embedding, which says where faces in general lie.
+    vector [D] of the mean embedding, which says where faces in general lie; strangers: how similar
+    different people are; fed: everything else about the input (`fed_as`), which thresholds hang on
+    as well.
     """
 
     thresholds: tuple[Threshold, ...]
     colour: Colour
     mean_face: Tensor
+    strangers: Strangers | None = None
+    fed: str | None = None
 
 
-def list_thresholds(thresholds: Sequence[Threshold]) -> list[dict[str, float | str]]:
+def fed_as(encoder: FaceEncoder) -> str:
+    """How an encoder is fed, but for the channel order: what a calibration holds for."""
+    levels = [
+        value if isinstance(value, tuple) else (value,) for value in (encoder.mean, encoder.std)
+    ]
+    means, stds = (" ".join(f"{value:.6g}" for value in level) for level in levels)
+    return f"{encoder.size} px, mean {means}, std {stds}, crop {encoder.layout}, margin {encoder.margin:g}"
+
+
+def list_thresholds(thresholds: Sequence[Threshold]) -> list[dict[str, Any]]:
     """Thresholds as plain dictionaries for JSON."""
-    return [{"far": t.far, "value": t.value, "source": t.source} for t in thresholds]
+    rows: list[dict[str, Any]] = []
+    for t in thresholds:
+        row: dict[str, Any] = {"far": t.far, "value": t.value, "source": t.source}
+        rows.append(row if t.pairs is None else {**row, "pairs": t.pairs})
+    return rows
 
 
 def parse_thresholds(entries: Sequence[Mapping[str, Any]]) -> tuple[Threshold, ...]:
     """Inverse of `list_thresholds`; ValueError, KeyError or TypeError for anything else."""
-    return tuple(Threshold(float(e["far"]), float(e["value"]), str(e["source"])) for e in entries)
+    return tuple(
+        Threshold(float(e["far"]), float(e["value"]), str(e["source"]), _count(e.get("pairs")))
+        for e in entries
+    )
+
+
+def parse_strangers(entry: Mapping[str, Any]) -> Strangers:
+    """Strangers from JSON; ValueError, KeyError or TypeError for anything else."""
+    spread = float(entry["spread"])
+    if not 0 < spread < 2:
+        raise ValueError(f"a spread of {spread:g}")
+    return Strangers(float(entry["mean"]), spread, str(entry["source"]), _count(entry.get("pairs")))
+
+
+def _count(value: Any) -> int | None:
+    return None if value is None else int(value)
 
 
 def save_calibration(model: Path, calibration: Calibration) -> Path:
@@ -135,6 +173,8 @@ def save_calibration(model: Path, calibration: Calibration) -> Path:
     document = {
         "thresholds": list_thresholds(calibration.thresholds),
         "colour": calibration.colour,
+        "fed": calibration.fed,
+        "strangers": None if calibration.strangers is None else asdict(calibration.strangers),
         "mean_face": [round(value, 6) for value in calibration.mean_face.tolist()],
     }
     write_atomic(path, json.dumps(document, indent=2) + "\n")
@@ -151,7 +191,14 @@ def read_calibration(model: Path) -> Calibration | None:
         if document["colour"] not in get_args(Colour):
             raise ValueError(f"colour {document['colour']!r}")
         mean_face = F.normalize(torch.tensor(document["mean_face"], dtype=torch.float32), dim=0)
-        return Calibration(parse_thresholds(document["thresholds"]), document["colour"], mean_face)
+        strangers = document.get("strangers")
+        return Calibration(
+            parse_thresholds(document["thresholds"]),
+            document["colour"],
+            mean_face,
+            None if strangers is None else parse_strangers(strangers),
+            document.get("fed"),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise FluxGuardError(
             f"{path} is not a calibration file (expected a JSON object with thresholds, colour and "
@@ -163,9 +210,15 @@ def calibrated(encoder: FaceEncoder, model: Path, *, chosen: Colour | None) -> F
     """The encoder with the user's own calibration beside its file, where there is one.
 
     It decides the channel order unless the user has `chosen` one; under another order than the one
-    it was measured with, it does not hold and is left out.
+    it was measured with, or fed otherwise in another way, it does not hold and is left out.
     """
     own = read_calibration(model)
-    if own is None or chosen not in (None, own.colour):
+    if own is None or chosen not in (None, own.colour) or own.fed not in (None, fed_as(encoder)):
         return encoder
-    return replace(encoder, colour=own.colour, thresholds=own.thresholds, mean_face=own.mean_face)
+    return replace(
+        encoder,
+        colour=own.colour,
+        thresholds=own.thresholds,
+        mean_face=own.mean_face,
+        strangers=own.strangers or encoder.strangers,
+    )

@@ -48,6 +48,7 @@ class Entry:
     installed package. `commercial_use` None means that the terms leave it open; `consent` means
     that the licence has to be accepted before a download; `needs` lists companions by id. `used_by`
     names the commands that read the file ("comfyui": nodes do); empty, it is for a later version.
+    `input` says how a recogniser is fed, as the note beside a model file does.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Entry:
     package_path: str | None = None
     needs: tuple[str, ...] = ()
     notes: str = ""
+    input: dict[str, Any] | None = None
 
     @property
     def source(self) -> Source:
@@ -174,7 +176,7 @@ def _entry(path: Path, index: int, raw: Any) -> Entry:
         raise ManifestError(f"{where}: expected an object, got {type(raw).__name__}.")
     where = f"{where} ({raw.get('id', 'no id')})"
     names = {field.name for field in fields(Entry)}
-    optional = {"package_path", "needs", "notes"}
+    optional = {"package_path", "needs", "notes", "input"}
     missing, unknown = names - optional - raw.keys(), raw.keys() - names
     if missing or unknown:
         raise ManifestError(
@@ -203,6 +205,8 @@ def _check_type(where: str, name: str, value: Any) -> None:
         sound, expected = value is None or (type(value) is int and value > 0), "bytes > 0 or null"
     elif name == "commercial_use":
         sound, expected = value is None or isinstance(value, bool), "true, false or null"
+    elif name == "input":
+        sound, expected = value is None or isinstance(value, dict), "an object or null"
     elif name == "consent":
         sound, expected = isinstance(value, bool), "true or false"
     else:

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.faces.alignment import (
-    ARCFACE_TEMPLATE,
     align,
     gradient_coverage,
     invert,
     similarity_transform,
-    template,
     whole_frame,
 )
+from fluxguard_core.faces.crops import ARCFACE_TEMPLATE, arcface
 
 
 def landmarks_for(scale: float, degrees: float, shift: tuple[float, float]) -> Tensor:
@@ -115,9 +114,9 @@ def test_landmarks_are_differentiable_and_broadcast() -> None:
 
 
 def test_template_for_other_sizes() -> None:
-    torch.testing.assert_close(template(224), ARCFACE_TEMPLATE * 2)
-    torch.testing.assert_close(template(160), ARCFACE_TEMPLATE * 160 / 112)
-    torch.testing.assert_close(template(128), ARCFACE_TEMPLATE + torch.tensor([8.0, 0.0]))
+    torch.testing.assert_close(arcface(224), ARCFACE_TEMPLATE * 2)
+    torch.testing.assert_close(arcface(160), ARCFACE_TEMPLATE * 160 / 112)
+    torch.testing.assert_close(arcface(128), ARCFACE_TEMPLATE + torch.tensor([8.0, 0.0]))
 
 
 def test_whole_frame_is_a_plain_bilinear_resize() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxguard_core.errors import FluxGuardError
+from fluxguard_core.faces.crops import Crop
 from fluxguard_core.faces.face import around, nearest
 from fluxguard_core.recognition import (
     Ensemble,
@@ -132,14 +133,14 @@ def test_optimisation_never_runs_held_out_networks() -> None:
 
 def test_one_crop_for_each_size() -> None:
     ensemble = Ensemble((encoder("a"), encoder("b", seed=1), encoder("c", size=10)))
-    asked: list[int] = []
+    asked: list[Crop] = []
 
-    def crop(size: int) -> Tensor:
-        asked.append(size)
-        return faces(size)
+    def cut(crop: Crop) -> Tensor:
+        asked.append(crop)
+        return faces(crop.size)
 
-    assert [tuple(v.shape) for v in ensemble.embed_attacked(crop)] == [(1, 16)] * 3
-    assert asked == [8, 10]
+    assert [tuple(v.shape) for v in ensemble.embed_attacked(cut)] == [(1, 16)] * 3
+    assert asked == [Crop(8), Crop(10)]
 
 
 def test_weighting() -> None:

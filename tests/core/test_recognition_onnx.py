@@ -126,8 +126,8 @@ def sface(path: Path, width: int = 8) -> Path:
         x, width = b.norm(b.conv(y, 2 * width, 2 * width, 1, bias=False), 2 * width), 2 * width
     x = b.conv(x, width, width, 7, groups=width, pad=0, bias=False)
     x = b.add("Reshape", b.add("Dropout", x), b.tensor([1, -1], np.int64))
-    out = b.add("Gemm", x, b.weights(16, width), b.weights(16), transB=1)
-    parameters = ([1.0] * 16, [0.0] * 16, [0.1] * 16, [0.8] * 16)
+    out = b.add("Gemm", x, b.weights(32, width), b.weights(32), transB=1)
+    parameters = ([1.0] * 32, [0.0] * 32, [0.1] * 32, [0.8] * 32)
     out = b.add("BatchNormalization", out, *(b.tensor(row) for row in parameters), epsilon=2e-5)
     return b.save(path, out, batch=1, opset=11, tensors_as_inputs=True)
 
@@ -159,7 +159,7 @@ def test_iresnet_equals_onnxruntime_and_is_frozen(tmp_path: Path) -> None:
 def test_sface_kind_takes_bytes_and_any_batch(tmp_path: Path) -> None:
     path = sface(tmp_path / "s.onnx")
     graph = read_onnx(path)
-    assert graph.fixed_batch and input_range(graph) == "bytes"
+    assert graph.batch == 1 and graph.freed and input_range(graph) == "bytes"
     assert {node.op for node in graph.nodes} & {"Dropout", "Identity"} == set()
     encoder = load_onnx_encoder(path, name="sface", cache=tmp_path)
     faces = torch.rand(3, 3, 112, 112)
@@ -196,8 +196,8 @@ def test_identity_aliases_of_weights_are_followed(tmp_path: Path) -> None:
 
 def test_an_unknown_operator_is_refused_by_name(tmp_path: Path) -> None:
     b = Builder()
-    x = b.add("Flatten", b.add("Erf", b.add("Tanh", b.conv("x", 3, 4, stride=8))))
-    with pytest.raises(UnsupportedGraph, match=r"Erf, Tanh\. Supported are .*PRelu"):
+    x = b.add("Flatten", b.add("Det", b.add("Einsum", b.conv("x", 3, 4, stride=8), equation="ij")))
+    with pytest.raises(UnsupportedGraph, match=r"Det, Einsum\. Supported are .*PRelu"):
         load_onnx_encoder(b.save(tmp_path / "g.onnx", x, size=16), cache=tmp_path)
     b = Builder()
     x = b.add("Flatten", b.add("Conv", "x", b.weights(4, 3, 1, 1), domain="evil.ops"))
@@ -205,12 +205,100 @@ def test_an_unknown_operator_is_refused_by_name(tmp_path: Path) -> None:
         read_onnx(b.save(tmp_path / "g.onnx", x, size=16))
 
 
-def test_a_graph_that_reaches_outside_its_file_is_refused(tmp_path: Path) -> None:
-    path = iresnet(tmp_path / "r.onnx", width=4, size=32)
+def test_what_the_embedding_does_not_need_is_not_judged(tmp_path: Path) -> None:
+    """Dead nodes are dropped, and what follows from shapes alone is worked out, before the whitelist."""
+    b = Builder()
+    b.add("Det", "x")
+    x = b.conv("x", 3, 4, stride=4)
+    rows = b.add("Gather", b.add("Shape", x), b.tensor(0, np.int64), axis=0)
+    sides = b.add("Slice", b.add("Shape", x), b.tensor([1], np.int64), b.tensor([4], np.int64))
+    wide = b.add("ReduceProd", sides, keepdims=1)
+    shape = b.add("Concat", b.add("Unsqueeze", rows, b.tensor([0], np.int64)), wide, axis=0)
+    graph = read_onnx(b.save(tmp_path / "g.onnx", b.add("Reshape", x, shape), size=16))
+    assert [node.op for node in graph.nodes].count("ReduceProd") == 0
+    assert GraphNetwork(graph)(torch.rand(3, 3, 16, 16)).shape == (3, 64)
+
+
+def beside(path: Path, location: str = "w.bin") -> Path:
     model = onnx.load(str(path))
-    onnx.save(model, str(path), save_as_external_data=True, location="w.bin", size_threshold=16)
-    with pytest.raises(UnsupportedGraph, match="outside the file"):
+    onnx.save(model, str(path), save_as_external_data=True, location=location, size_threshold=16)
+    return path
+
+
+def test_weights_in_a_second_file_are_read_from_beside_it(tmp_path: Path) -> None:
+    plain = load_onnx_encoder(iresnet(tmp_path / "a.onnx", width=4, size=32), cache=tmp_path)
+    path = beside(iresnet(tmp_path / "r.onnx", width=4, size=32))
+    assert path.stat().st_size < 20_000
+    faces, copies = torch.rand(2, 3, 32, 32), tmp_path / "copies"
+    assert torch.equal(load_onnx_encoder(path, cache=copies)(faces), plain(faces))
+    (copy,) = copies.iterdir()
+    made = copy.stat().st_mtime_ns
+    load_onnx_encoder(path, cache=copies)
+    assert copy.stat().st_mtime_ns == made
+    data = bytearray((tmp_path / "w.bin").read_bytes())
+    data[100:104] = np.float32(0.25).tobytes()  # other weights under an unchanged graph
+    (tmp_path / "w.bin").write_bytes(data)
+    assert not torch.equal(load_onnx_encoder(path, cache=copies)(faces), plain(faces))
+    (tmp_path / "w.bin").write_bytes(data[:-8])
+    with pytest.raises(ModelFileError, match=r"w\.bin is truncated"):
+        load_onnx_encoder(path, cache=copies)
+    (tmp_path / "w.bin").unlink()
+    with pytest.raises(ModelFileError, match="not beside it"):
+        load_onnx_encoder(path, cache=copies)
+
+
+@pytest.mark.parametrize(
+    "location", ["../w.bin", "/etc/passwd", "a/b.bin", "..", "c:x", "a\\b", ""]
+)
+def test_a_graph_that_reaches_outside_its_folder_is_refused(tmp_path: Path, location: str) -> None:
+    path = beside(iresnet(tmp_path / "r.onnx", width=4, size=32))
+    model = onnx.load(str(path), load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedGraph, match="plain file name"):
         read_onnx(path)
+
+
+def test_what_is_no_embedding_is_refused(tmp_path: Path) -> None:
+    b = Builder()
+    x = b.add("Flatten", b.add("GlobalAveragePool", b.conv("x", 3, 8)))
+    few = b.save(tmp_path / "few.onnx", x, size=16)
+    b = Builder()
+    x = b.add("Flatten", b.add("GlobalAveragePool", b.conv("x", 3, 64)))
+    classes = b.save(tmp_path / "classes.onnx", b.add("Softmax", x), size=16)
+    b = Builder()
+    maps = b.save(tmp_path / "maps.onnx", b.conv("x", 3, 64), size=16)
+    for path, problem in (
+        (few, r"gives \[8\]"),
+        (classes, "ends in Softmax"),
+        (maps, "64, 16, 16"),
+    ):
+        with pytest.raises(UnsupportedGraph, match=f"no face recogniser: .*{problem}"):
+            load_onnx_encoder(path, cache=tmp_path)
+
+
+def test_the_norm_beside_the_embedding_and_channels_last(tmp_path: Path) -> None:
+    """AdaFace's exports give the embedding and its length; TensorFlow's read [N, size, size, 3]."""
+    b = Builder()
+    x = b.add(
+        "Flatten",
+        b.add("GlobalAveragePool", b.conv(b.add("Transpose", "x", perm=[0, 3, 1, 2]), 3, 48)),
+    )
+    path = b.save(tmp_path / "g.onnx", x, size=16)
+    model = onnx.load(str(path))
+    model.graph.node.append(helper.make_node("ReduceL2", [x], ["norm"], axes=[1], keepdims=1))
+    model.graph.output.insert(0, helper.make_tensor_value_info("norm", TensorProto.FLOAT, None))
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    dims[1].dim_value, dims[3].dim_value = 16, 3
+    onnx.save(model, str(path))
+    encoder, faces = load_onnx_encoder(path, cache=tmp_path), torch.rand(2, 3, 16, 16)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    values = ((faces - 0.5) / 0.5).permute(0, 2, 3, 1).contiguous().numpy()
+    expected = F.normalize(torch.from_numpy(session.run([x], {"x": values})[0]), dim=1)
+    torch.testing.assert_close(encoder(faces), expected, atol=1e-5, rtol=0)
 
 
 def test_other_inputs_and_outputs_are_refused(tmp_path: Path) -> None:
@@ -301,14 +389,14 @@ def test_a_changed_file_is_converted_anew(tmp_path: Path, monkeypatch: pytest.Mo
 
     path, copies, faces = tmp_path / "r.onnx", tmp_path / "cache", torch.rand(1, 3, 32, 32)
     vectors = []
-    for dimension in (16, 24):
+    for dimension in (32, 48):
         iresnet(path, width=4, size=32, dimension=dimension)
         encoder = load_onnx_encoder(path, cache=copies)
         vectors.append(encoder(faces))
         torch.testing.assert_close(
             vectors[-1], runtime(path, (faces - 0.5) / 0.5), atol=1e-5, rtol=0
         )
-    assert [vector.shape[1] for vector in vectors] == [16, 24] and len(list(copies.iterdir())) == 2
+    assert [vector.shape[1] for vector in vectors] == [32, 48] and len(list(copies.iterdir())) == 2
     stamps = {copy: copy.stat().st_mtime_ns for copy in copies.iterdir()}
     load_onnx_encoder(path, cache=copies)
     assert stamps == {copy: copy.stat().st_mtime_ns for copy in copies.iterdir()}

@@ -11,11 +11,14 @@ from ...weights.loading import check_file
 from ...weights.manifest import Entry, load_manifest
 from ...weights.where import converted_root
 from ..encoder import Colour, FaceEncoder
+from ..input import InputNote, parse_note, told
 from ..thresholds import PUBLISHED, calibrated
 from .cache import fetch, store
-from .graph import Graph, input_range
+from .external import data_file
+from .graph import Graph, UnsupportedGraph, input_range
 from .network import GraphNetwork
-from .reader import read_onnx
+from .proto import data_names, load_proto
+from .reader import check_embedding, read_onnx
 from .verify import NORMALISATION, Proof, verify
 
 
@@ -25,14 +28,17 @@ def load_onnx_encoder(
     name: str | None = None,
     colour: Colour | None = None,
     size: int = 112,
+    note: InputNote | None = None,
     cache: Path | None = None,
 ) -> FaceEncoder:
     """A frozen, differentiable recogniser from an ONNX file (insightface, AuraFace, SFace, ...).
 
     The first time the file is converted and proven (see `verify`), which needs the onnx package;
-    the copy kept in `cache` serves afterwards. `colour` is the channel order the model was trained
-    on ("bgr" for AdaFace, else "rgb"); `size` counts only where the file leaves it open. Thresholds are the
-    user's own calibration beside the file, else the published ones of a file in the manifest.
+    the copy kept in `cache` serves afterwards. How it is fed is said by `note`, else by the note
+    beside the file, else by the file's manifest entry, else read off the graph; `colour` overrides
+    the channel order ("bgr" for AdaFace, else "rgb"), and `size` counts only where the file and the
+    notes leave it open. Thresholds are the user's own calibration beside the file, else the
+    published ones of a file in the manifest.
 
     Raises ModelFileError for unusable files, UnsupportedGraph for graphs that are refused.
     """
@@ -40,14 +46,20 @@ def load_onnx_encoder(
     check_file(file, None)
     sha256 = file_sha256(file)
     entry = _listed(sha256)
+    said = told(file, note, colour).over(_entry_note(entry))
     # Weights made under inference mode could never take part in a gradient.
     with torch.inference_mode(False):
-        graph, _ = convert_onnx(file, size=size, cache=cache, sha256=sha256)
+        graph, _ = convert_onnx(file, size=said.size or size, cache=cache, sha256=sha256)
         network = GraphNetwork(graph)
+    if said.size not in (None, graph.size):
+        raise UnsupportedGraph(
+            f"{file.name} reads pictures of {graph.size} pixels, its note says {said.size}. Mend the "
+            "note, or leave the size out."
+        )
     mean, std = NORMALISATION[input_range(graph)]
     known = PUBLISHED.get(entry.id.replace("-", "_"), ()) if entry else ()
     label = name or (entry.id if entry else file.stem)
-    encoder = FaceEncoder(label, network, graph.size, mean, std, colour or "rgb", known)
+    encoder = said.apply(FaceEncoder(label, network, graph.size, mean, std, thresholds=known))
     return calibrated(encoder, file, chosen=colour)
 
 
@@ -57,13 +69,30 @@ def convert_onnx(
     """The proven graph of an ONNX file and its proof, from the cache where it is there."""
     sha256 = sha256 or file_sha256(path)
     copy = (cache if cache is not None else converted_root()) / f"{sha256}-{size}.safetensors"
-    kept = fetch(copy, sha256)
+    kept = fetch(copy, path, sha256)
     if kept is not None:
         return kept
     graph = read_onnx(path, size=size)
-    proof = verify(path, graph, GraphNetwork(graph))
-    store(copy, graph, proof, sha256)
+    check_embedding(path, graph)
+    try:
+        proof = verify(path, graph, GraphNetwork(graph))
+    except UnsupportedGraph:
+        if not graph.batch or not graph.freed:
+            raise
+        # Some exports for a fixed number of pictures hold it in their constants as well.
+        graph = read_onnx(path, size=size, freed=False)
+        proof = verify(path, graph, GraphNetwork(graph))
+    store(
+        copy, graph, proof, sha256, [data_file(path, item) for item in data_names(load_proto(path))]
+    )
     return graph, proof
+
+
+def _entry_note(entry: Entry | None) -> InputNote:
+    """What the manifest says of a listed file's input."""
+    if entry is None or entry.input is None:
+        return InputNote()
+    return parse_note(entry.input, f"The manifest's entry {entry.id}")
 
 
 def _listed(sha256: str) -> Entry | None:

@@ -58,16 +58,25 @@ class Node:
 class Graph:
     """Nodes in order of execution and the tensors they read.
 
-    `size` is the side of the square input; `fixed_batch` says that the export is for one picture
-    at a time (the reader frees it from that).
+    `size` is the side of the square input. `batch` is the number of pictures that the file was
+    exported for, 0 where it is open; `freed` says that the graph takes any number all the same.
+    `shape` is what comes out for one picture. `channels_last` graphs read [N,size,size,3].
     """
 
     input: str
     output: str
     size: int
-    fixed_batch: bool
     nodes: tuple[Node, ...]
     tensors: dict[str, Tensor]
+    batch: int = 0
+    freed: bool = True
+    shape: tuple[int, ...] = ()
+    channels_last: bool = False
+
+    @property
+    def at_once(self) -> int:
+        """Pictures that the network must be fed together; 0 for any number."""
+        return 0 if self.freed else self.batch
 
 
 def input_range(graph: Graph) -> InputRange:
@@ -88,6 +97,9 @@ def input_range(graph: Graph) -> InputRange:
 def _leading_affine(graph: Graph) -> tuple[float, float]:
     scale, shift, current = 1.0, 0.0, graph.input
     for node in graph.nodes[:8]:
+        if node.op == "Transpose" and current in node.inputs:
+            current = node.output
+            continue
         constants = [graph.tensors[name] for name in node.inputs if name in graph.tensors]
         if node.op not in {"Sub", "Add", "Mul", "Div"} or len(constants) != 1:
             break

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from .graph import Graph, UnsupportedGraph
@@ -18,6 +21,7 @@ class GraphNetwork(nn.Module):
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.input, self.output, self.size = graph.input, graph.output, graph.size
+        self.at_once, self.channels_last = graph.at_once, graph.channels_last
         self._parameter_names: dict[str, str] = {}
         self._integers: dict[str, Tensor] = {}  # shapes and axes: they stay on the CPU
         for index, (name, tensor) in enumerate(graph.tensors.items()):
@@ -29,6 +33,10 @@ class GraphNetwork(nn.Module):
         self._steps = _steps(graph)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1) if self.channels_last else x
+        return in_batches(self._run, x, self.at_once)
+
+    def _run(self, x: Tensor) -> Tensor:
         values: dict[str, Tensor] = {self.input: x, **self._integers}
         for apply, inputs, output, finished in self._steps:
             operands = [self._read(values, name) for name in inputs]
@@ -43,6 +51,18 @@ class GraphNetwork(nn.Module):
         if name in self._parameter_names:
             return self._parameters[self._parameter_names[name]]
         return values[name]
+
+
+def in_batches(run: Callable[[Tensor], Tensor], x: Tensor, at_once: int) -> Tensor:
+    """run(x) for a network that takes exactly `at_once` pictures (0: any number); the last ones repeat."""
+    if not at_once or len(x) == at_once:
+        return run(x)
+    rows = []
+    for part in x.split(at_once):
+        lacking = at_once - len(part)
+        whole = torch.cat((part, part[-1:].expand(lacking, *part.shape[1:]))) if lacking else part
+        rows.append(run(whole)[: len(part)])
+    return torch.cat(rows)
 
 
 Step = tuple[Apply, tuple[str, ...], str, tuple[str, ...]]

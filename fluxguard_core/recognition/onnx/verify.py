@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .graph import Graph, InputRange, UnsupportedGraph, input_range
-from .network import GraphNetwork
-from .reader import import_onnx
+from .network import GraphNetwork, in_batches
+from .proto import import_onnx, opset
 
 EMBEDDING_TOLERANCE = 1e-4
 DERIVATIVE_TOLERANCE = 1e-4
@@ -41,8 +41,8 @@ class Proof:
 def verify(path: Path, graph: Graph, network: GraphNetwork, *, seed: int = 0) -> Proof:
     """Compare `network` with the ONNX file on random pictures; UnsupportedGraph when it differs.
 
-    Two pictures at once in PyTorch, one by one in the reference where the export asks for it, so
-    a mistake in the batch dimension shows too.
+    Two pictures at once in PyTorch, one by one in the reference (or as many as the export asks
+    for), so a mistake in the batch dimension shows too.
     """
     generator = torch.Generator().manual_seed(seed)
     pictures = torch.rand(2, 3, graph.size, graph.size, generator=generator)
@@ -56,6 +56,10 @@ def verify(path: Path, graph: Graph, network: GraphNetwork, *, seed: int = 0) ->
         raise UnsupportedGraph(
             f"{path.name}: the converted network does not run: {str(reason)[:200]}"
         ) from reason
+    if not bool(got.isfinite().all()) or not bool(got.abs().sum(1).gt(0).all()):
+        raise UnsupportedGraph(
+            f"{path.name} gives no usable vector for a picture: its weights are damaged. Fetch it again."
+        )
     if got.shape != expected.shape:
         raise UnsupportedGraph(
             f"{path.name}: the converted network gives {list(got.shape)}, {reference} "
@@ -109,18 +113,27 @@ def derivative_error(network: GraphNetwork, values: Tensor, generator: torch.Gen
 
 
 def _reference(path: Path, graph: Graph, values: Tensor) -> tuple[str, Tensor]:
-    name, run = _onnxruntime(path) or _evaluator(path)
-    batches = values.split(1) if graph.fixed_batch else [values]
     try:
-        rows = [torch.from_numpy(run(batch.numpy())) for batch in batches]
+        name, run = _onnxruntime(path, graph) or _evaluator(path, graph)
+    except Exception as error:  # each runtime has errors of its own
+        raise UnsupportedGraph(
+            f"{path.name} is not accepted by the reference: {str(error)[:200]}"
+        ) from error
+    pictures = values.permute(0, 2, 3, 1).contiguous() if graph.channels_last else values
+
+    def embedded(batch: Tensor) -> Tensor:
+        return torch.from_numpy(run(batch.numpy())).flatten(1)
+
+    try:
+        rows = in_batches(embedded, pictures, graph.batch or 1)
     except Exception as error:  # each runtime has errors of its own
         raise UnsupportedGraph(
             f"{path.name} does not run in {name} on pictures of {graph.size} px: {str(error)[:200]}"
         ) from error
-    return name, torch.cat(rows).flatten(1)
+    return name, rows
 
 
-def _onnxruntime(path: Path) -> tuple[str, Any] | None:
+def _onnxruntime(path: Path, graph: Graph) -> tuple[str, Any] | None:
     try:
         import onnxruntime
     except ImportError:
@@ -129,23 +142,28 @@ def _onnxruntime(path: Path) -> tuple[str, Any] | None:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
     label = f"onnxruntime {onnxruntime.__version__}"
-    return label, lambda batch: session.run(None, {name: batch})[0]
+    output = _output([value.name for value in session.get_outputs()], graph)
+    return label, lambda batch: session.run([output], {graph.input: batch})[0]
 
 
-def _evaluator(path: Path) -> tuple[str, Any]:
+def _output(names: list[str], graph: Graph) -> str:
+    """The embedding's name in the file; an alias that the reader followed is the only output."""
+    return graph.output if graph.output in names else names[0]
+
+
+def _evaluator(path: Path, graph: Graph) -> tuple[str, Any]:
     onnx = import_onnx()
     from onnx.reference import ReferenceEvaluator
 
-    model = onnx.load(str(path), load_external_data=False)
+    model = onnx.load(str(path))  # the reader has checked where external data lies
     for node in model.graph.node:
         # The evaluator mixes batch statistics in below opset 14; a momentum of 1 keeps them out.
-        if node.op_type == "BatchNormalization" and model.opset_import[0].version < 14:
+        if node.op_type == "BatchNormalization" and opset(model) < 14:
             kept = [a for a in node.attribute if a.name != "momentum"]
             del node.attribute[:]
             node.attribute.extend([*kept, onnx.helper.make_attribute("momentum", 1.0)])
     evaluator: Any = ReferenceEvaluator(model)
-    name = evaluator.input_names[0]
+    output = _output(list(evaluator.output_names), graph)
     label = f"onnx {onnx.__version__} reference evaluator"
-    return label, lambda batch: evaluator.run(None, {name: batch})[0]
+    return label, lambda batch: evaluator.run([output], {graph.input: batch})[0]

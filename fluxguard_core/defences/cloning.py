@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..faces.alignment import similarity_transform, template
+from ..faces.alignment import similarity_transform
+from ..faces.crops import arcface
 from ..protect.defended import Defended
 from ..protect.engine import Descent, DescentSettings, Draw, OnStep, Reading, Step, descend
 from ..protect.gradients import gradients
@@ -106,7 +107,7 @@ class FaceGridSpace:
         """The photo's change [1, 3, H, W]; where faces overlap, the first one's."""
         height, width = self.photo.shape[-2:]
         points = self.landmarks.to(self.photo)
-        goal = template(self.grid).to(points)[None].expand_as(points)
+        goal = arcface(self.grid).to(points)[None].expand_as(points)
         matrix = similarity_transform(points, goal)
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         pixels = torch.stack([x, y, torch.ones_like(x)], -1).to(points).reshape(1, -1, 3)
@@ -180,7 +181,7 @@ def _encoder_term(
 ) -> EncoderTerm:
     ensemble = differentiable_ensemble(ensemble)
     references = {
-        encoder.name: embed_fixed(encoder, views.plain(photo, encoder.size))
+        encoder.name: embed_fixed(encoder, views.plain(photo, encoder.crop))
         for encoder in ensemble.attacked
     }
     return EncoderTerm(ensemble, references, limit)

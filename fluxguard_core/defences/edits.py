@@ -12,7 +12,6 @@ from torch import Tensor
 from ..backends.flux import FluxStack
 from ..errors import FluxGuardError
 from ..flow import flux_schedule, invert
-from ..pictures.geometry import pad_to_multiple
 from ..protect.defended import Defended
 from ..protect.engine import DescentSettings, Draw, OnStep, Term, Weight, descend
 from ..protect.gradients import gradients
@@ -23,12 +22,12 @@ from .flatness import Flat, neighbour_distance
 from .prompts import DynamicPrompt, Hardened
 from .surrogates import (
     Editor,
-    Encode,
     FlowMatchingTerm,
     LatentTerm,
     ScoreTerm,
     TrajectoryTerm,
     Waypoint,
+    encoder,
 )
 
 TermName = Literal["latent", "score", "flow matching", "trajectory"]
@@ -149,7 +148,7 @@ def _term(
     stack: FluxStack,
     dynamic: DynamicPrompt | None,
 ) -> Term:
-    encode = _encoder(stack)
+    encode = encoder(stack)
     with torch.no_grad():
         clean = encode(source)
     if name == "latent" or dynamic is None:
@@ -160,15 +159,6 @@ def _term(
     if name == "flow matching":
         return FlowMatchingTerm(encode, editor)
     return TrajectoryTerm(encode, editor, clean, _waypoints(shield, clean, stack, dynamic))
-
-
-def _encoder(stack: FluxStack) -> Encode:
-    side = stack.geometry.pixels_per_token
-
-    def encode(picture: Tensor) -> Tensor:
-        return stack.encode_with_gradient(pad_to_multiple(picture, side))
-
-    return encode
 
 
 def _waypoints(

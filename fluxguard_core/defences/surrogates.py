@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..backends.flux import FluxStack
 from ..flow.field import VelocityField
+from ..pictures.geometry import pad_to_multiple
 from ..protect.engine import Draw, Reading
 
 # Picture [B, 3, H, W] in [0, 1] -> model-space latent [B, C, h, w]; differentiable.
@@ -119,6 +121,12 @@ class TrajectoryTerm:
         ]
         distance = torch.stack(away).mean(0).flatten(1).mean(1)
         return Reading(-distance, figures={"distance": distance})
+
+
+def encoder(stack: FluxStack) -> Encode:
+    """A model's autoencoder for pictures of any size."""
+    side = stack.geometry.pixels_per_token
+    return lambda picture: stack.encode_with_gradient(pad_to_multiple(picture, side))
 
 
 def drawn(latent: Tensor, times: tuple[float, float], draw: Draw) -> tuple[float, Tensor]:

@@ -78,6 +78,7 @@ class PixelSpace:
         budget: largest change, of any value (``linf``) or of a picture's root of summed squares (``l2``).
         mask: share of the budget that a pixel has, [1 or B, 1 or 3, H, W] in [0, 1]; None means all.
         random_start: begin at a random point of the budget instead of at the source.
+        initial: begin here instead, where an earlier descent ended.
         grid: round the result to steps of 1/255, as an 8-bit file will.
     """
 
@@ -86,6 +87,7 @@ class PixelSpace:
     norm: Norm = "linf"
     mask: Tensor | None = None
     random_start: bool = True
+    initial: Tensor | None = None
     grid: bool = True
     generator: torch.Generator | None = None
 
@@ -96,7 +98,9 @@ class PixelSpace:
             raise FluxGuardError(f"Expected a budget above 0, got {self.budget:g}.")
 
     def start(self) -> Tensor:
-        """The source, or a random point of the budget."""
+        """Where an earlier descent ended, a random point of the budget, or the source."""
+        if self.initial is not None:
+            return self.initial
         if not self.random_start:
             return self.source
         noise = torch.rand(self.source.shape, generator=self.generator).to(self.source) * 2 - 1

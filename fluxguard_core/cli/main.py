@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import FluxGuardError, Interrupted
-from . import bench, demo, models, protect
+from . import bench, demo, models, protect, regions
 from . import calibrate as recognition
 from . import report as evaluate
 from .command_line import TERMINAL
@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fluxguard", description=__doc__)
     parser.add_argument("--version", action="version", version=f"fluxguard {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for area in (demo, protect, evaluate, models, recognition, bench):
+    for area in (demo, protect, regions, evaluate, models, recognition, bench):
         area.register(subparsers)
     return parser
 

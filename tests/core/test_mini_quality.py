@@ -11,15 +11,23 @@ import pytest
 import torch
 from pytest import CaptureFixture
 
-from fluxguard_core.cli.main import main
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.evaluate.statistics import bootstrap_mean, clustered_mean, wilson
 from fluxguard_core.mini.models import miniature
 from fluxguard_core.pipelines.photo import Models
 from fluxguard_core.protect.presets import preset_named
 from training.mini import method_quality
+from training.mini.commands import main
 from training.mini.method_quality import EDITS, edit_areas, measure_method, psnr_outside
-from training.mini.method_rows import AREAS, Row, append_row, read_rows, run_header
+from training.mini.method_rows import (
+    AREAS,
+    Row,
+    append_networks,
+    append_row,
+    read_networks,
+    read_rows,
+    run_header,
+)
 from training.mini.method_summary import difference, share, summary
 from training.mini.quality import held_out_specs, recogniser_quality
 from training.mini.quality_table import aims, role, table
@@ -46,7 +54,7 @@ def made(portrait: int, edit: str = "beard", **changes: Any) -> Row:
         thresholds=dict.fromkeys(NAMES, 0.5),
         attacked={name: name == "mini-ir" for name in NAMES},
         edited=dict.fromkeys(NAMES, 0.9),
-        protected=dict.fromkeys(NAMES, 0.1 + portrait / 100),
+        protected=dict.fromkeys(NAMES, round(0.1 + portrait / 100, 5)),
         noise=dict.fromkeys(NAMES, 0.8),
         blur=dict.fromkeys(NAMES, 0.7),
     )
@@ -336,7 +344,7 @@ def test_two_logs_are_read_together_and_nothing_is_measured_again(
         for edit in EDITS:
             append_row(logs[person // 3], header, made(person, edit))
     before = [log.read_bytes() for log in logs]
-    command = ["mini", "quality", "--preset", "fast", "--first", "1", "--portraits", "4"]
+    command = ["quality", "--preset", "fast", "--first", "1", "--portraits", "4"]
     command += ["--pictures", "0", "--log", str(logs[0]), "--log", str(logs[1])]
     assert main([*command, "--json"]) == 0
     told = capsys.readouterr()
@@ -357,7 +365,7 @@ def test_tiny_run_prints_every_part_as_json(tmp_path: Path, capsys: CaptureFixtu
     log, header = tmp_path / "rows.jsonl", run_header(preset_named("fast"))
     for person, edit in ((p, e) for p in range(2) for e in EDITS if (p, e) != (1, "smile")):
         append_row(log, header, made(person, edit))
-    command = ["mini", "quality", "--preset", "fast", "--portraits", "2", "--pictures", "1"]
+    command = ["quality", "--preset", "fast", "--portraits", "2", "--pictures", "1"]
     # The rows made by hand know three recognisers, the one that is measured knows five.
     assert main([*command, "--json", "--log", str(log)]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -365,3 +373,10 @@ def test_tiny_run_prints_every_part_as_json(tmp_path: Path, capsys: CaptureFixtu
     assert figures["method"]["edits"] == 10
     assert figures["autoencoder"]["psnr"] > 25
     assert len(read_rows(log, header)) == 10
+    known = read_networks(log, header, 1)
+    assert known is not None and all(figures[name] == known[name] for name in known)
+    assert read_networks(log, header, 2) is None
+    append_networks(log, header, {**known, "pictures": 3, "samples": {"all": 0.5}})
+    command[command.index("--pictures") + 1] = "3"
+    assert main([*command, "--markdown", "--log", str(log)]) == 0
+    assert "draws 50.0 % of its captions' attributes (3 captions)" in capsys.readouterr().out

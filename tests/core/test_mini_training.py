@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fluxguard_core.cli.main import main
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.mini.world import Part, weights_folder, weights_path
 from training.mini.cache import CachePlan, build_cache, open_cache
+from training.mini.commands import main
 from training.mini.faces_train import PARTS as FACE_PARTS
 from training.mini.faces_train import train_landmarks
 from training.mini.scene import scene_vectors, token_focus, token_labels
@@ -39,16 +39,13 @@ WRITTEN = {
 def portraits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of a few people, drawn by the command."""
     root = tmp_path_factory.mktemp("portraits")
-    assert (
-        main(["mini", "train", "renderer-cache", "--people", str(PEOPLE), "--cache", str(root)])
-        == 0
-    )
+    assert main(["train", "renderer-cache", "--people", str(PEOPLE), "--cache", str(root)]) == 0
     return root
 
 
 def command(part: str, root: Path, out: Path, *more: str) -> int:
     given = ["--people", str(PEOPLE), "--cache", str(root), "--out", str(out), "--batch", "4"]
-    return main(["mini", "train", part, *given, *more])
+    return main(["train", part, *given, *more])
 
 
 def test_the_cache_holds_what_the_renderer_draws(portraits: Path) -> None:

@@ -33,7 +33,7 @@ from fluxguard_core.protect.presets import Preset
 from fluxguard_core.recognition.identity import untargeted
 from fluxguard_core.regions import soft_mask
 
-from .method_rows import Row, append_row, read_rows, run_header
+from .method_rows import Row, append_row, read_rows, rounded, run_header
 from .quality import held_out_specs
 
 # What is asked for, and the attributes the portrait has before, so that every edit is one.
@@ -77,7 +77,7 @@ def measure_method(
         for name in edits:
             row = known.get((index, name))
             if row is None:
-                row = _measured(models, preset, index, spec, name, trajectories)
+                row = rounded(_measured(models, preset, index, spec, name, trajectories))
                 if logs:
                     append_row(logs[0], header, row)
             rows.append(row)

@@ -1,4 +1,7 @@
-"""What the measurement of the method keeps of one edit, and the log that a stopped run resumes from."""
+"""What the measurement of the method keeps of one edit, and the log that a stopped run resumes from.
+
+A log's first line says what the run shares, each further one is an edit or what was measured of the networks.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,18 @@ class Row:
     blur: dict[str, float]
 
 
+def rounded(row: Row) -> Row:
+    """The row with the decimals that a log keeps."""
+    return Row(**shortened(asdict(row)))
+
+
+def shortened(value: Any) -> Any:
+    """Figures in dictionaries, with five decimals."""
+    if isinstance(value, dict):
+        return {key: shortened(part) for key, part in value.items()}
+    return round(value, 5) if isinstance(value, float) else value
+
+
 def run_header(preset: Preset) -> dict[str, Any]:
     """What two rows must share to be counted together: settings and the sha256 of every weight file."""
     weights = {
@@ -63,21 +78,42 @@ def read_rows(log: Path, header: dict[str, Any]) -> list[Row]:
     A last line cut by a kill is dropped, and logs of one run may have been put together into one file. Raises
     FluxGuardError for a log of another run or a damaged one.
     """
-    return [Row(**line) for line in _lines(log, header) if line != header]
+    return [Row(**line) for line in _lines(log, header) if "portrait" in line]
+
+
+def read_networks(log: Path, header: dict[str, Any], pictures: int) -> dict[str, Any] | None:
+    """What a log says of the networks by themselves, measured on that many pictures."""
+    for line in _lines(log, header):
+        if line.get("networks", {}).get("pictures") == pictures:
+            return dict(line["networks"])
+    return None
 
 
 def append_row(log: Path, header: dict[str, Any], row: Row) -> None:
     """Add a row, after the header where the log is new and in place of a last line that was cut."""
-    whole = "".join(json.dumps(line) + "\n" for line in _lines(log, header) or [header])
+    _append(log, header, asdict(row))
+
+
+def append_networks(log: Path, header: dict[str, Any], figures: dict[str, Any]) -> None:
+    """Add what was measured of the networks, the number of pictures among it."""
+    _append(log, header, {"networks": figures})
+
+
+def _append(log: Path, header: dict[str, Any], new: dict[str, Any]) -> None:
+    whole = "".join(map(_text, _lines(log, header) or [header]))
     if not log.is_file() or log.read_text(encoding="utf-8") != whole:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(whole, encoding="utf-8")
     with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(row)) + "\n")
+        file.write(_text(new))
+
+
+def _text(line: dict[str, Any]) -> str:
+    return json.dumps(line, separators=(",", ":")) + "\n"
 
 
 def _lines(log: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
-    """Header and rows as they stand in a log."""
+    """Header, rows and networks as they stand in a log."""
     if not log.is_file():
         return []
     found: list[dict[str, Any]] = []

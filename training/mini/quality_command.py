@@ -6,16 +6,19 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fluxguard_core.backends.flux import FluxStack
 from fluxguard_core.mini.models import miniature, use_one_thread
 from fluxguard_core.protect.presets import PRESETS, preset_named
 
 from .method_quality import measure_method
+from .method_rows import append_networks, read_networks, run_header, shortened
 from .method_summary import summary
 from .quality import autoencoder_quality, inversion_quality, recogniser_quality, sample_quality
+from .quality_readme import markdown
 from .quality_table import aims, table
 
 
@@ -43,7 +46,9 @@ def register(kinds: Any) -> None:
         default=[],
         help="rows as they come; resumes from it. Given again, rows are read from all and written to the first",
     )
-    parser.add_argument("--json", action="store_true")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true")
+    form.add_argument("--markdown", action="store_true", help="the README's tables")
     parser.set_defaults(run=run)
 
 
@@ -56,14 +61,34 @@ def run(args: argparse.Namespace) -> int:
     )
     figures: dict[str, Any] = {"preset": preset.name, "method": summary(rows)}
     if args.pictures > 0:
-        figures |= {
-            "autoencoder": autoencoder_quality(models.stack, args.pictures),
-            "samples": sample_quality(models.stack, args.pictures),
-            "inversion": inversion_quality(models.stack, max(2, args.pictures // 10)),
+        figures |= networks(models.stack, args.pictures, args.log, run_header(preset))
+    if args.markdown:
+        print(markdown(figures))
+    else:
+        print(json.dumps({**figures, "aims": aims(figures)}) if args.json else table(figures))
+    return 0
+
+
+def networks(
+    stack: FluxStack, pictures: int, logs: Sequence[Path], header: dict[str, Any]
+) -> dict[str, Any]:
+    """What the networks can do by themselves, from a log or measured now and added to the first one."""
+    for log in logs:
+        known = read_networks(log, header, pictures)
+        if known is not None:
+            return known
+    measured: dict[str, Any] = shortened(
+        {
+            "pictures": pictures,
+            "autoencoder": autoencoder_quality(stack, pictures),
+            "samples": sample_quality(stack, pictures),
+            "inversion": inversion_quality(stack, max(2, pictures // 10)),
             "recognisers": recogniser_quality(),
         }
-    print(json.dumps({**figures, "aims": aims(figures)}) if args.json else table(figures))
-    return 0
+    )
+    if logs:
+        append_networks(logs[0], header, measured)
+    return measured
 
 
 def _progress() -> Callable[[int, int], None]:

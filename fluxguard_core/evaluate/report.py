@@ -20,7 +20,6 @@ from .quality import Quality
 from .similarity import Recognition
 from .verdict import HONESTY, Verdict, judge
 
-Setting = str | int | float | bool | None
 EditReference = Literal["the original", "the source through the autoencoder"]
 
 _ABSOLUTE = re.compile(r"^(?:[\\/~]|\.{1,2}[\\/]|[A-Za-z]:[\\/]|file:)")

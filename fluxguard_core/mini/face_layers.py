@@ -8,8 +8,6 @@ from torch import Tensor
 from .portrait_geometry import Geometry, mouth_corner
 from .shapes import Canvas, band, bump, ellipse, smoothstep
 
-WHITE = 1.0
-
 
 def _grey(value: float, like: Tensor) -> Tensor:
     return torch.full_like(like[:, :, :1, :1], value)

@@ -8,7 +8,6 @@ an edit changes and a caption names. Nuisances are what a photographer changes.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 
@@ -176,21 +175,3 @@ def with_attributes(spec: PortraitSpec, **changes: str) -> PortraitSpec:
             f"Unknown attributes {', '.join(unknown)}; known: {', '.join(CHOICES)}."
         )
     return replace(spec, attributes=replace(spec.attributes, **changes))
-
-
-def spec_to_json(spec: PortraitSpec) -> dict[str, Any]:
-    """Plain lists and dictionaries; `spec_from_json` is the inverse."""
-    return {
-        "identity": list(spec.identity),
-        "attributes": {name: getattr(spec.attributes, name) for name in CHOICES},
-        "nuisance": {f.name: getattr(spec.nuisance, f.name) for f in fields(Nuisance)},
-    }
-
-
-def spec_from_json(values: dict[str, Any]) -> PortraitSpec:
-    """Inverse of `spec_to_json`."""
-    return PortraitSpec(
-        tuple(values["identity"]),
-        Attributes(**values["attributes"]),
-        Nuisance(**values["nuisance"]),
-    )

@@ -113,9 +113,6 @@ class Manifest:
                 waiting[:0] = entry.needs
         return tuple(found.values())
 
-    def by_role(self, role: str) -> tuple[Entry, ...]:
-        return tuple(entry for entry in self.entries if entry.role == role)
-
 
 def manifest_path() -> Path:
     """The manifest's place: in the package (installed) or at the repository root (checkout)."""

@@ -15,8 +15,6 @@ from fluxguard_core.mini.portrait_spec import (
     identity,
     random_attributes,
     random_spec,
-    spec_from_json,
-    spec_to_json,
     with_attributes,
 )
 from fluxguard_core.mini.renderer import LABEL_NAMES, render, render_batch
@@ -77,10 +75,6 @@ def test_identities_look_different_under_the_same_attributes() -> None:
     for i in range(6):
         for j in range(i):
             assert (images[i] - images[j]).abs().mean() > 0.015
-
-
-def test_specs_travel_as_json() -> None:
-    assert spec_from_json(spec_to_json(SPECS[0])) == SPECS[0]
 
 
 def test_bad_requests_name_what_is_known() -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from ..flow.field import Block, Layout, ValueTap
+from ..flow.field import Layout, ValueTap
 from ..pictures.geometry import crop_to, pad_to_multiple
 from .flux_keys import HEAD_DIM
-from .geometry import FLUX, LatentGeometry
+from .flux_taps import tapped
+from .geometry import FLUX, LatentGeometry, geometry_of
 
 # diffusers is optional and loosely typed: its classes are named in the docstrings instead.
 DiffusersModel = Any
@@ -52,7 +53,7 @@ class FluxField:
         guidance = None
         if self.transformer.config.guidance_embeds:
             guidance = torch.full((batch,), self.guidance, device=latent.device, dtype=dtype)
-        with _tapped(self.transformer, tap, context.shape[1]):
+        with tapped(self.transformer, tap, context.shape[1]):
             velocity = self.transformer(
                 hidden_states=pack(padded).to(dtype),
                 encoder_hidden_states=context,
@@ -89,7 +90,7 @@ class FluxStack:
     def field(self, prompt: str, guidance: float) -> FluxField:
         """The velocity field at a prompt (paper: guidance 1 to invert, 5.5 to generate)."""
         encoded = self.encode_prompt(prompt)
-        dtype = next(self.transformer.parameters()).dtype
+        dtype = compute_dtype(self.transformer)
         on_device = Prompt(
             encoded.context.to(self.device, dtype), encoded.pooled.to(self.device, dtype)
         )
@@ -121,6 +122,29 @@ class FluxStack:
         return decode_latent(self.tiny_vae, latent)
 
 
+def compute_dtype(transformer: DiffusersModel) -> torch.dtype:
+    """The number format a transformer computes in: what its quantisation says, else its weights'.
+
+    Packed weights (uint8 of 4 bits) and weights that rest in 8 bits say nothing of it.
+    """
+    quantised: Any = getattr(transformer.config, "quantization_config", None) or {}
+    quantised = quantised if isinstance(quantised, dict) else vars(quantised)
+    named = quantised.get("bnb_4bit_compute_dtype") or quantised.get("compute_dtype")
+    if isinstance(named, str):
+        named = getattr(torch, named.removeprefix("torch."), None)
+    if isinstance(named, torch.dtype):
+        return named
+    for parameter in transformer.parameters():
+        if parameter.is_floating_point() and parameter.element_size() >= 2:
+            return parameter.dtype
+    return torch.bfloat16
+
+
+def cast(model: DiffusersModel, dtype: torch.dtype) -> DiffusersModel:
+    """The model in a number format, frozen; diffusers' own ``to`` warns about formats it does not use."""
+    return torch.nn.Module.to(model, dtype=dtype).eval().requires_grad_(False)
+
+
 def from_pipeline(pipeline: DiffusersModel, *, tiny_vae: DiffusersModel | None = None) -> FluxStack:
     """Use a ``FluxPipeline`` as it is, with its LoRAs and its offloading."""
 
@@ -131,38 +155,23 @@ def from_pipeline(pipeline: DiffusersModel, *, tiny_vae: DiffusersModel | None =
 
     return FluxStack(
         transformer=pipeline.transformer,
-        vae=pipeline.vae,
+        vae=frozen_decoder(pipeline.vae),
         encode_prompt=encode_prompt,
         device=torch.device(pipeline._execution_device),
         layout=layout_of(pipeline.transformer),
         tiny_vae=tiny_vae,
+        geometry=geometry_of(pipeline.vae),
     )
 
 
-def from_folder(
-    folder: str | Path,
-    *,
-    dtype: torch.dtype = torch.bfloat16,
-    device: str = "cpu",
-    offload: bool = False,
-) -> FluxStack:
-    """Load a diffusers FLUX folder from disk, offline.
+def frozen_decoder(vae: DiffusersModel) -> DiffusersModel:
+    """The autoencoder without gradients for its weights, and in float32 where it was float16.
 
-    Args:
-        offload: let diffusers move each part to ``device`` only while it works.
+    FLUX's decoder overflows in float16. An autoencoder that accelerate moves about is left in its format.
     """
-    pipeline_class = diffusers().FluxPipeline
-    if not (Path(folder) / "model_index.json").is_file():
-        raise FluxGuardError(
-            f"Expected a diffusers FLUX folder with model_index.json, got '{Path(folder).name}'. Give the folder "
-            "of FLUX.1-dev, or single files with --transformer and --vae."
-        )
-    pipeline = pipeline_class.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
-    if offload:
-        pipeline.enable_model_cpu_offload(device=device)
-    else:
-        pipeline.to(device)
-    return from_pipeline(pipeline)
+    vae.requires_grad_(False)
+    half = next(vae.parameters()).dtype == torch.float16
+    return cast(copy.deepcopy(vae), torch.float32) if half and not hasattr(vae, "_hf_hook") else vae
 
 
 def encode_image(vae: DiffusersModel, image: Tensor) -> Tensor:
@@ -224,29 +233,6 @@ def layout_of(transformer: DiffusersModel) -> Layout:
         fingerprint="" if weight.is_meta else hashlib.sha256(_bytes(weight)).hexdigest()[:8],
         structure=FLUX.structure_blocks(config.num_single_layers),
     )
-
-
-@contextmanager
-def _tapped(transformer: DiffusersModel, tap: ValueTap | None, text_tokens: int) -> Iterator[None]:
-    """Show every block's attention values to ``tap``; double blocks show their image tokens."""
-    if tap is None:
-        yield
-        return
-
-    def hook(block: Block, text: int) -> Callable[[Any, Any, Tensor], Tensor | None]:
-        return lambda module, args, values: tap(block, values, text)
-
-    handles = []
-    try:
-        for i, block in enumerate(transformer.transformer_blocks):
-            handles.append(block.attn.to_v.register_forward_hook(hook(Block("double", i), 0)))
-        for i, block in enumerate(transformer.single_transformer_blocks):
-            target = block.attn.to_v
-            handles.append(target.register_forward_hook(hook(Block("single", i), text_tokens)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

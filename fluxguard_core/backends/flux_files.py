@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from ..weights.loading import load_tensors
-from .flux import DiffusersModel, FluxStack, Prompt, diffusers, layout_of
-from .flux_keys import flux_to_diffusers, is_bfl_flux
-from .taesd import FLUX_SCALE, FLUX_SHIFT, is_taesd, load_autoencoder_state
+from ..weights.loading import contents_of, load_tensors
+from .flux import DiffusersModel, FluxStack, Prompt, cast, diffusers, layout_of
+from .flux_folder import text_pipeline
+from .flux_keys import flux_to_diffusers, without_prefix
+from .geometry import geometry_of
+from .model_kinds import first_keys, require_autoencoder, require_transformer
+from .scaled import without_scales
+from .taesd import FLUX_SCALE, FLUX_SHIFT, is_taesd, load_autoencoder_state, with_other_half
 
 _NORM_GROUPS = 32
 
@@ -35,41 +39,68 @@ def from_files(
         tiny_vae: TAESD-layout autoencoder for the fast preset.
     """
     network = load_transformer(transformer, dtype).to(device)
+    autoencoder = load_vae(vae, dtype).to(device)
+    require_same_latent(network, autoencoder, Path(vae).name)
     return FluxStack(
         transformer=network,
-        vae=load_vae(vae, dtype).to(device),
+        vae=autoencoder,
         encode_prompt=encode_prompt,
         device=torch.device(device),
         layout=layout_of(network),
+        geometry=geometry_of(autoencoder),
         tiny_vae=None if tiny_vae is None else load_vae(tiny_vae, dtype).to(device),
     )
 
 
 def load_transformer(path: str | Path, dtype: torch.dtype = torch.float32) -> DiffusersModel:
     """A FLUX transformer as diffusers' ``FluxTransformer2DModel``, frozen."""
+    name = Path(path).name
+    require_transformer(contents_of(path), name)
     tensors, _ = load_tensors(path)
-    if not is_bfl_flux(tensors):
-        raise FluxGuardError(
-            f"{Path(path).name} is not a FLUX.1 transformer in Black Forest Labs key names (it starts with "
-            f"{_first_keys(tensors)}). Choose a FLUX.1 diffusion model file."
-        )
-    config, state = flux_to_diffusers(tensors)
-    model = diffusers().FluxTransformer2DModel(**config)
-    _fill(model, state, Path(path).name)
-    return model.to(dtype).eval().requires_grad_(False)
+    config, state = flux_to_diffusers(without_scales(without_prefix(tensors), name))
+    with torch.device(
+        "meta"
+    ):  # the file's own tensors become the weights: no second copy in float32
+        model = diffusers().FluxTransformer2DModel(**config)
+    _fill(model, state, name, assign=True)
+    return cast(model, dtype)
 
 
 def load_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> DiffusersModel:
-    """An autoencoder as diffusers' ``AutoencoderKL`` or, from the TAESD layout, ``AutoencoderTiny``."""
-    tensors, _ = load_tensors(path)
+    """An autoencoder as diffusers' ``AutoencoderKL`` or, from the TAESD layout, ``AutoencoderTiny``; frozen.
+
+    Args:
+        path: for a tiny autoencoder in two files, either of them: the other lies beside it.
+        dtype: of the weights; in float16 FLUX's decoder overflows, so float32 is used instead.
+    """
+    dtype = torch.float32 if dtype == torch.float16 else dtype
+    name = Path(path).name
+    require_autoencoder(contents_of(path), name)
+    tensors = with_other_half(load_tensors(path)[0], Path(path))
     if is_taesd(tensors):
-        return load_autoencoder_state(tensors).to(dtype).eval().requires_grad_(False)
-    config = vae_config(tensors, Path(path).name)
+        return cast(load_autoencoder_state(tensors), dtype)
+    config = vae_config(tensors, name)
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     model = diffusers().AutoencoderKL(**config)
-    _fill(model, convert_ldm_vae_checkpoint(dict(tensors), config), Path(path).name)
-    return model.to(dtype).eval().requires_grad_(False)
+    try:
+        state = convert_ldm_vae_checkpoint(dict(tensors), config)
+    except (KeyError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        raise FluxGuardError(
+            f"{name} is an incomplete FLUX autoencoder ({type(error).__name__}: {error}). Download it again."
+        ) from error
+    _fill(model, state, name)
+    return cast(model, dtype)
+
+
+def require_same_latent(transformer: DiffusersModel, vae: DiffusersModel, name: str) -> None:
+    """FluxGuardError unless the autoencoder's latent is the one that the transformer takes."""
+    channels, taken = vae.config.latent_channels, transformer.config.in_channels // 4
+    if channels != taken:
+        raise FluxGuardError(
+            f"{name} has a latent of {channels} channels, the transformer takes {taken}. Choose the autoencoder "
+            "that belongs to the transformer: ae.safetensors for FLUX.1."
+        )
 
 
 def vae_config(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
@@ -82,10 +113,17 @@ def vae_config(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
         ),
         "",
     )
-    if f"{prefix}encoder.down.0.block.0.conv1.weight" not in state:
+    entrance = state.get(f"{prefix}decoder.conv_in.weight")
+    if f"{prefix}encoder.down.0.block.0.conv1.weight" not in state or entrance is None:
         raise FluxGuardError(
-            f"{name} is not a FLUX autoencoder (it starts with {_first_keys(state)}). Choose ae.safetensors, or a "
+            f"{name} is not a FLUX autoencoder (it starts with {first_keys(state)}). Choose ae.safetensors, or a "
             "tiny autoencoder in the TAESD layout with 16 latent channels."
+        )
+    channels = entrance.shape[1]
+    if channels == 4:
+        raise FluxGuardError(
+            f"{name} is the autoencoder of Stable Diffusion or SDXL: its latent has 4 channels, FLUX.1's 16. "
+            "Choose ae.safetensors."
         )
     widths, level = [], 0
     while (key := f"{prefix}encoder.down.{level}.block.0.conv1.weight") in state:
@@ -100,7 +138,7 @@ def vae_config(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
         "up_block_types": ("UpDecoderBlock2D",) * level,
         "block_out_channels": tuple(widths),
         "layers_per_block": blocks,
-        "latent_channels": state[f"{prefix}decoder.conv_in.weight"].shape[1],
+        "latent_channels": channels,
         "norm_num_groups": _NORM_GROUPS,
         "scaling_factor": FLUX_SCALE,
         "shift_factor": FLUX_SHIFT,
@@ -113,13 +151,7 @@ def text_encoders(
     folder: str | Path, *, dtype: torch.dtype = torch.bfloat16, device: str = "cpu"
 ) -> Callable[[str], Prompt]:
     """FLUX's CLIP and T5 from a diffusers folder (text_encoder, text_encoder_2 and their tokenizers)."""
-    pipeline = (
-        diffusers()
-        .FluxPipeline.from_pretrained(
-            folder, transformer=None, vae=None, torch_dtype=dtype, local_files_only=True
-        )
-        .to(device)
-    )
+    pipeline = text_pipeline(Path(folder), dtype, device)
 
     @torch.no_grad()
     def encode_prompt(text: str) -> Prompt:
@@ -141,7 +173,7 @@ def add_lora(stack: FluxStack, path: str | Path, weight: float = 1.0) -> None:
     for_transformer = {k: v for k, v in state.items() if k.startswith("transformer.")}
     if not for_transformer:
         raise FluxGuardError(
-            f"{Path(path).name} holds no LoRA for a FLUX transformer (it starts with {_first_keys(tensors)}). "
+            f"{Path(path).name} holds no LoRA for a FLUX transformer (it starts with {first_keys(tensors)}). "
             "Choose a LoRA made for FLUX.1."
         )
     names = list(getattr(stack.transformer, "peft_config", {}))
@@ -160,15 +192,13 @@ def add_lora(stack: FluxStack, path: str | Path, weight: float = 1.0) -> None:
     stack.transformer.set_adapters([*names, adapter], weights)
 
 
-def _fill(model: DiffusersModel, state: Mapping[str, Tensor], name: str) -> None:
+def _fill(
+    model: DiffusersModel, state: Mapping[str, Tensor], name: str, *, assign: bool = False
+) -> None:
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=assign)
     except RuntimeError as error:
         raise FluxGuardError(
             f"{name} does not fit the model that its own shapes describe ({str(error).splitlines()[-1].strip()}). "
             "The file is incomplete or of another kind; download it again."
         ) from error
-
-
-def _first_keys(state: Mapping[str, Tensor]) -> str:
-    return ", ".join(sorted(state)[:3]) or "no tensor at all"

@@ -83,19 +83,27 @@ def flux_to_diffusers(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], Stat
     Raises:
         FluxGuardError: not a FLUX file, or a shape that diffusers' FLUX cannot hold.
     """
-    state = _without_prefix(state)
+    state = without_prefix(state)
     config = flux_config(state)
     width = config["num_attention_heads"] * HEAD_DIM
     out: StateDict = {}
     for key, tensor in state.items():
         module, _, leaf = key.rpartition(".")
+        if leaf not in ("weight", "bias", "scale"):
+            raise _unknown(key)
         leaf = "weight" if leaf == "scale" else leaf  # RMS norms are called scale there
         if module in _TOP:
             swapped = _TOP[module] == _SWAPPED_HALVES
             out[f"{_TOP[module]}.{leaf}"] = _swap_halves(tensor) if swapped else tensor
             continue
         targets = _block_targets(module)
-        sizes = [width] * min(3, len(targets)) + [tensor.shape[0] - 3 * width] * (len(targets) > 3)
+        rows = tensor.shape[0] if tensor.ndim else 0
+        sizes = [width] * min(3, len(targets)) + [rows - 3 * width] * (len(targets) > 3)
+        if len(targets) > 1 and (sum(sizes) != rows or min(sizes) < 0):
+            raise FluxGuardError(
+                f"Expected {3 * width} rows or more in '{key}', got the shape {tuple(tensor.shape)}. The file is "
+                "damaged or quantised; choose another version of it."
+            )
         parts = tensor.split(sizes) if len(targets) > 1 else (tensor,)
         out.update({f"{t}.{leaf}": p.contiguous() for t, p in zip(targets, parts, strict=True)})
     return config, out
@@ -137,8 +145,9 @@ def flux_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "txt_in.weight",
         "vector_in.in_layer.weight",
         "final_layer.linear.weight",
+        "double_blocks.0.img_mlp.0.weight",
     )
-    missing = [key for key in required if key not in state]
+    missing = [key for key in required if key not in state or state[key].ndim != 2]
     if missing:
         raise FluxGuardError(
             f"Expected a FLUX.1 transformer in Black Forest Labs key names, but {', '.join(missing)} "
@@ -175,13 +184,18 @@ def _block_targets(module: str) -> list[str]:
         names = (plain[name],) if name in plain else fused.get(name, ())
         if names:
             return [f"{here}.{index}.{target}" for target in names]
-    raise FluxGuardError(
-        f"Unknown weight '{module}' in a FLUX.1 transformer. Expected Black Forest Labs key names; "
+    raise _unknown(module)
+
+
+def _unknown(name: str) -> FluxGuardError:
+    return FluxGuardError(
+        f"Unknown weight '{name}' in a FLUX.1 transformer. Expected Black Forest Labs key names; "
         "export the model again without extra modules, or open it from a diffusers folder."
     )
 
 
-def _without_prefix(state: Mapping[str, Tensor]) -> StateDict:
+def without_prefix(state: Mapping[str, Tensor]) -> StateDict:
+    """The transformer of a file alone, its names without what stands before ``img_in``."""
     anchor = next((key for key in state if key.endswith("img_in.weight")), "img_in.weight")
     prefix = anchor.removesuffix("img_in.weight")
     return {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from ..errors import FluxGuardError
 from ..flow.field import Block
 
 
@@ -55,3 +57,22 @@ class LatentGeometry:
 
 FLUX = LatentGeometry()
 """FLUX.1: cells of 8 pixels, tokens of 2 x 2 cells, 16 channels."""
+
+FLUX2 = LatentGeometry(channels=32)
+"""FLUX.2's autoencoders: the same cells and tokens, 32 channels."""
+
+
+def geometry_of(vae: Any) -> LatentGeometry:
+    """The geometry of diffusers' autoencoder, by the channels of its latent.
+
+    Raises:
+        FluxGuardError: no family with that many channels is known.
+    """
+    channels = vae.config.latent_channels
+    for geometry in (FLUX, FLUX2):
+        if geometry.channels == channels:
+            return geometry
+    raise FluxGuardError(
+        f"Expected an autoencoder with {FLUX.channels} latent channels (FLUX.1) or {FLUX2.channels} (FLUX.2), got "
+        f"{channels}. Choose one of these."
+    )

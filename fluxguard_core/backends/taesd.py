@@ -10,12 +10,14 @@ drops them again. Layout: Ollin Boer Bohan's TAESD; 16 latent channels as in its
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import FluxGuardError
+from ..weights.loading import load_tensors
 from .geometry import FLUX
 
 FLUX_SCALE = 0.3611
@@ -61,6 +63,8 @@ def taesd_to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in state.items():
         half, _, rest = key.partition(".")
         index, _, leaf = rest.partition(".")
+        if half.startswith("taesd_") and not index.isdigit():
+            raise FluxGuardError(f"Unknown weight '{key}' in a TAESD-layout autoencoder.")
         if half == "taesd_encoder":
             out[f"encoder.layers.{index}.{leaf}"] = tensor
         elif half == "taesd_decoder":
@@ -80,6 +84,24 @@ def diffusers_to_taesd(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+class PooledBlock(nn.Module):
+    """A residual block with a normalised branch before it, as FLUX.2's tiny autoencoder has at 1/8."""
+
+    def __init__(self, block: Any, width: int) -> None:
+        super().__init__()
+        self.conv, self.skip, self.fuse = block.conv, block.skip, block.fuse
+        self.pool = nn.Sequential(
+            nn.Conv2d(width, 4 * width, 1, bias=False),
+            nn.GroupNorm(4, 4 * width),
+            nn.ReLU(),
+            nn.Conv2d(4 * width, width, 1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.pool(x)
+        return self.fuse(self.conv(x) + self.skip(x))
+
+
 def load_autoencoder_state(state: Mapping[str, Tensor]) -> AutoencoderTiny:
     """A ready float32 AutoencoderTiny from a TAESD file's tensors, without its dead channels."""
     converted = {k: v.float() for k, v in taesd_to_diffusers(state).items()}
@@ -87,11 +109,61 @@ def load_autoencoder_state(state: Mapping[str, Tensor]) -> AutoencoderTiny:
     shift = float(state.get("vae_shift", torch.tensor(FLUX_SHIFT)))
     latent = converted["decoder.layers.0.weight"].shape[1]
     autoencoder = _wide(latent, scale, shift)
+    pooled = _with_pools(autoencoder, converted)
     try:
         autoencoder.load_state_dict(converted)
     except RuntimeError as error:
         raise FluxGuardError(f"Not a complete TAESD-layout autoencoder: {error}") from error
-    return drop_dead_channels(autoencoder).eval()
+    return (autoencoder if pooled else drop_dead_channels(autoencoder)).eval()
+
+
+def _with_pools(autoencoder: AutoencoderTiny, state: Mapping[str, Tensor]) -> bool:
+    """Give the blocks their normalised branches where the file has them; whether it has any."""
+    found = {
+        (half, int(index))
+        for half, _, index, *rest in (key.split(".") for key in state)
+        if rest[:1] == ["pool"] and index.isdigit()
+    }
+    for half, index in found:
+        layers = getattr(autoencoder, half).layers
+        if index < len(layers) and _is_block(layers[index]):
+            layers[index] = PooledBlock(layers[index], WIDTH)
+    return bool(found)
+
+
+def with_other_half(state: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:
+    """A tiny autoencoder in two files, NAME_encoder and NAME_decoder, as one; other states as they are.
+
+    Raises:
+        FluxGuardError: the other half does not lie beside this one.
+    """
+    half = _half(state)
+    if half is None:
+        return state
+    other = "decoder" if half == "encoder" else "encoder"
+    companion = path.with_name(path.name.replace(half, other))
+    if companion == path or not companion.is_file():
+        raise FluxGuardError(
+            f"{path.name} is only the {half} of a tiny autoencoder, and its {other} {companion.name} does not lie "
+            "beside it. Put both into one folder, named alike but for encoder and decoder."
+        )
+    rest = load_tensors(companion)[0]
+    if _half(rest) != other:
+        raise FluxGuardError(
+            f"{companion.name} is not the {other} that {path.name} needs. Fetch both again."
+        )
+    halves = {half: state, other: rest}
+    return {f"taesd_{name}.{key}": value for name in halves for key, value in halves[name].items()}
+
+
+def _half(state: Mapping[str, Tensor]) -> str | None:
+    """Which half bare TAESD names are of: an encoder begins with a picture, a decoder with its clamp."""
+    first = state.get("0.weight")
+    if first is not None and tuple(first.shape) == (WIDTH, 3, 3, 3):
+        return "encoder"
+    second = state.get("1.weight")
+    entrance = first is None and second is not None and second.ndim == 4
+    return "decoder" if entrance and "3.conv.0.weight" in state else None
 
 
 def _is_block(layer: nn.Module) -> bool:

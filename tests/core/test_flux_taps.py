@@ -91,7 +91,7 @@ def test_nothing_stays_on_the_model_even_after_an_error() -> None:
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        model(noise(1, 16, 4, 4), 0.5, tap)
+        model(noise(2, 16, 4, 4), 0.5, tap)
     for module in model.transformer.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks
 
@@ -103,7 +103,7 @@ def test_fused_projections_are_refused_in_words() -> None:
     attention.fused_projections = True
     try:
         with pytest.raises(FluxGuardError, match="unfuse_qkv_projections"):
-            model(noise(1, 16, 4, 4), 0.5, lambda block, values, text: None)
+            model(noise(2, 16, 4, 4), 0.5, lambda block, values, text: None)
     finally:
         attention.fused_projections = before
 

@@ -362,7 +362,7 @@ def test_ctrl_c_keeps_the_best_so_far(files: Path, tmp_path: Path) -> None:
     photo, out = draw(tmp_path / "me.png"), tmp_path / "out.png"
     given = [a for a in arguments(files, photo, out, steps="60") if a != "--quiet"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "fluxguard_core.cli", *given],
+        [sys.executable, "-m", "fluxguard_core", *given],
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

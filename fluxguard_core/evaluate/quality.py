@@ -29,7 +29,8 @@ def _alike(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape or a.ndim != 4:
         raise FluxGuardError(
             f"Two pictures [B,C,H,W] of one size are compared; got {tuple(a.shape)} and "
-            f"{tuple(b.shape)}. Scale neither: compare pictures of the same run."
+            f"{tuple(b.shape)}.",
+            "Scale neither: compare pictures of the same run.",
         )
 
 
@@ -52,14 +53,16 @@ def masked_psnr(a: Tensor, b: Tensor, mask: Tensor, *, outside: bool = True) -> 
     if mask.shape[-2:] != a.shape[-2:]:
         raise FluxGuardError(
             f"The mask is {tuple(mask.shape[-2:])} and the pictures {tuple(a.shape[-2:])} (height, "
-            "width): give the mask at pixel size."
+            "width).",
+            "Give the mask at pixel size.",
         )
     chosen = (mask.to(a.device) == 0) if outside else (mask.to(a.device) > 0)
     chosen = chosen.expand_as(a)
     if not bool(chosen.any()):
         raise FluxGuardError(
             f"No pixel lies {'outside' if outside else 'inside'} the mask, so nothing can be "
-            "compared there: use psnr on the whole picture."
+            "compared there.",
+            "Use psnr on the whole picture.",
         )
     return _decibels(float((a[chosen].double() - b[chosen].double()).square().mean()))
 
@@ -80,7 +83,7 @@ def _kornia_metrics() -> Any:
     try:
         import kornia.metrics
     except ImportError as error:
-        raise FluxGuardError("SSIM needs kornia: run `pip install kornia`.") from error
+        raise FluxGuardError("SSIM needs kornia.", "Run ‹install kornia›.") from error
     return kornia.metrics
 
 

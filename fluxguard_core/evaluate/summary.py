@@ -51,7 +51,7 @@ def _by_recogniser(results: Results) -> dict[str, list[Recognition]]:
     lengths = {len(rows) for rows in table.values()}
     if not table or lengths != {len(results)}:
         raise FluxGuardError(
-            "Every picture needs one result of every recogniser; measure them with one ensemble."
+            "Every picture needs one result of every recogniser.", "Measure them with one ensemble."
         )
     return table
 
@@ -62,8 +62,8 @@ def _matches(name: str, rows: Sequence[Recognition]) -> list[tuple[bool, bool]]:
     known = [(before, after) for before, after in pairs if before is not None and after is not None]
     if len(known) != len(rows):
         raise FluxGuardError(
-            f"{name} has no threshold, so matches cannot be counted: measure one with "
-            "‹run calibrate FILE --faces DIR›."
+            f"{name} has no threshold, so matches cannot be counted.",
+            "Measure one with ‹run calibrate FILE --faces DIR›.",
         )
     return known
 
@@ -93,7 +93,9 @@ def compare(
     """Two treatments of the same pictures in the same order, for each recogniser."""
     left, right = _by_recogniser(first), _by_recogniser(second)
     if list(left) != list(right) or len(first) != len(second):
-        raise FluxGuardError("The two treatments differ in pictures or recognisers: pair them up.")
+        raise FluxGuardError(
+            "The two treatments differ in pictures or recognisers.", "Pair them up."
+        )
     return tuple(
         Comparison(
             name,

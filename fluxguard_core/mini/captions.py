@@ -131,8 +131,8 @@ def _single(name: str, given: list[str]) -> str:
 def _hair(adjectives: list[str], negated: bool) -> dict[str, str]:
     if negated and adjectives:
         raise FluxGuardError(
-            f"'no {' '.join(adjectives)} hair' leaves open what hair instead. Say 'bald', or name the hair: "
-            f"{_choices('hair_style')}; {_choices('hair_colour')}."
+            f"'no {' '.join(adjectives)} hair' leaves open what hair instead.",
+            f"Say 'bald', or name the hair: {_choices('hair_style')}; {_choices('hair_colour')}.",
         )
     if negated:
         return {"hair_style": "bald"}
@@ -146,7 +146,7 @@ def _hair(adjectives: list[str], negated: bool) -> dict[str, str]:
 def _bald(negated: bool) -> dict[str, str]:
     if negated:
         raise FluxGuardError(
-            f"'not bald' leaves open what hair instead. Name it: {_choices('hair_style')}."
+            "'not bald' leaves open what hair instead.", f"Name it: {_choices('hair_style')}."
         )
     return {"hair_style": "bald"}
 
@@ -205,7 +205,8 @@ class _Reading:
         other = [w for w in self.adjectives if w not in _HAIR_ONLY]
         if other:
             raise FluxGuardError(
-                f"What of the {word} is {' '.join(other)}? Name it, e.g. 'red lipstick'. {_things()}"
+                f"What of the {word} is {' '.join(other)}?",
+                f"Name it, e.g. 'red lipstick'. {_things()}",
             )
         if self.negation is not None and self.carried is None:
             raise FluxGuardError(f"There is always a {word}; got '{self.negation} {word}'.")
@@ -222,8 +223,8 @@ class _Reading:
         if self.negation is not None and self.carried == "and" and adjectives:
             phrase = " ".join([*adjectives, word])
             raise FluxGuardError(
-                f"Does {self.negation!r} reach {phrase!r}? Write ', {phrase}' if there is one, "
-                f"'or {word}' if there is none."
+                f"Does {self.negation!r} reach {phrase!r}?",
+                f"Write ', {phrase}' if there is one, 'or {word}' if there is none.",
             )
         self.ask(_bind(name, adjectives, self.negation is not None))
         self.mentioned.append(name)
@@ -236,7 +237,9 @@ class _Reading:
         if self.past is not None:
             self.negation, self.carried = self.past, word
         elif word == "or":
-            raise FluxGuardError("'or' leaves a choice, except after 'no' or 'without': say which.")
+            raise FluxGuardError(
+                "'or' leaves a choice, except after 'no' or 'without'.", "Say which."
+            )
 
     def boundary(self, word: str) -> None:
         """A comma, or a word like "wearing": a carried negation ends here."""
@@ -282,7 +285,7 @@ def parse_caption(text: str) -> dict[str, str]:
     reading.boundary(",")
     if reading.adjectives:
         raise FluxGuardError(
-            f"What is {' '.join(reading.adjectives)}? Name it, e.g. 'red lipstick'. {_things()}"
+            f"What is {' '.join(reading.adjectives)}?", f"Name it, e.g. 'red lipstick'. {_things()}"
         )
     for name in reading.mentioned:
         if name in _DEFAULT:

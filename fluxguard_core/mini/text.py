@@ -29,7 +29,8 @@ def token_ids(text: str, vocabulary: Sequence[str] = CONTENT_WORDS) -> list[int]
     if len(content) > TOKENS:
         raise FluxGuardError(
             f"A prompt of the miniature has at most {TOKENS} words besides little ones; got "
-            f"{len(content)}. Leave some out."
+            f"{len(content)}.",
+            "Leave some out.",
         )
     ids = [vocabulary.index(w) + 1 for w in content]
     return ids + [0] * (TOKENS - len(ids))

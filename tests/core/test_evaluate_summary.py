@@ -75,5 +75,5 @@ def test_what_cannot_be_summarised() -> None:
         summarise([])
     with pytest.raises(FluxGuardError, match="no threshold"):
         summarise([[Recognition("a", True, 0.9, 0.1)], [Recognition("a", True, 0.9, 0.1)]])
-    with pytest.raises(FluxGuardError, match="pair them up"):
+    with pytest.raises(FluxGuardError, match="Pair them up"):
         compare(rows([0.1, 0.2]), rows([0.1, 0.2, 0.3]))

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..errors import FluxGuardError
 from ..regions.words import Understanding, UnknownWords, message, understand
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..regions.sources import MaskSource
 
 
 def register(subparsers: Any) -> None:
     """Add `regions` and `mask` to the `fluxguard` parser."""
     _register_regions(subparsers)
+    _register_mask(subparsers)
 
 
 def _register_regions(subparsers: Any) -> None:
@@ -19,12 +27,46 @@ def _register_regions(subparsers: Any) -> None:
         "regions",
         help="say which regions of a portrait a wish names",
         description="Reads a wish, or the difference of two prompts, and names the regions of the face that "
-        "an edit would change. Loads no network.",
+        "an edit would change. Loads a network only for --meaning.",
     )
     parser.add_argument("wish", metavar="WISH", help="an edit or a target prompt")
     parser.add_argument("--source", metavar="TEXT", help="prompt of the picture before the edit")
     parser.add_argument("--json", action="store_true", help="regions, unknown, kept, how")
     parser.set_defaults(run=run_regions)
+
+
+def _register_mask(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "mask",
+        help="draw the mask of a wish on a photo",
+        description="Finds what a wish would change in a photo and writes it as a mask: white may change.",
+    )
+    parser.add_argument("photo", metavar="PHOTO")
+    parser.add_argument(
+        "--prompt", required=True, metavar="TEXT", help="the wish, or a target prompt"
+    )
+    parser.add_argument("--source-prompt", metavar="TEXT", help="what the photo shows")
+    parser.add_argument("-o", "--output", required=True, metavar="MASK.png")
+    parser.add_argument(
+        "--overlay", action="store_true", help="write MASK-overlay.png too: regions in colour"
+    )
+    parser.add_argument(
+        "--parser",
+        default="auto",
+        metavar="KIND",
+        help="auto (default: the best that is on this machine), bisenet[:FILE], segformer[:DIR], clipseg[:DIR], or "
+        "miniature for its drawn portraits",
+    )
+    parser.add_argument("--grow", type=float, default=0, metavar="PX", help="negative shrinks")
+    parser.add_argument("--feather", type=float, default=0, metavar="PX", help="soften the edge")
+    parser.add_argument(
+        "--keep-identity",
+        action="store_true",
+        help="leave eyes, brows, nose and mouth out unless the prompt names them",
+    )
+    parser.add_argument("--mask", metavar="PNG", help="a mask of your own to combine with")
+    parser.add_argument("--combine", choices=("add", "intersect", "subtract"), default="add")
+    parser.set_defaults(run=run_mask)
 
 
 def run_regions(args: argparse.Namespace) -> int:
@@ -50,3 +92,85 @@ def _as_json(found: Understanding) -> dict[str, Any]:
         "kept": list(found.kept),
         "how": found.how,
     }
+
+
+def run_mask(args: argparse.Namespace) -> int:
+    """Handler of `fluxguard mask`."""
+    from ..pictures.files import read_mask, read_picture, write_png
+    from ..regions.overlay import overlay
+    from ..regions.sources import combined, latent_mask, shaped
+
+    output = Path(args.output)
+    picture = read_picture(args.photo)
+    found = mask_source(args.parser, picture.rgb, keep_identity=args.keep_identity)(
+        picture.rgb[0], args.prompt, args.source_prompt
+    )
+    if args.mask:
+        found = combined(found, read_mask(args.mask, picture.size), args.combine)
+    found = shaped(found, pixels=args.grow, edge=args.feather)
+    latent_mask(found, 16)  # a mask that FLUX's cells do not see is told now
+    write_png(output, found.mask)
+    print(f"{output}: {found.told()}")
+    if args.overlay:
+        place = output.with_name(f"{output.stem}-overlay.png")
+        write_png(place, overlay(picture.rgb, found))
+        print(place)
+    return 0
+
+
+def mask_source(text: str, rgb: Tensor, *, keep_identity: bool = False) -> MaskSource:
+    """The source that `--parser` names, for a picture [1,3,H,W]."""
+    from ..regions.sources import auto_source, parser_source
+
+    kind, _, place = text.partition(":")
+    if kind == "auto" and not place:
+        return auto_source(**_connected(rgb, keep_identity))
+    if kind == "miniature" and not place:
+        from ..mini.faces import parse_face
+
+        return parser_source(parse_face, "miniature", keep_identity=keep_identity)
+    if kind in ("bisenet", "segformer", "clipseg"):
+        return _from_file(kind, place or None, keep_identity)
+    raise FluxGuardError(
+        f"Unknown --parser {text!r}; expected auto, bisenet[:FILE], segformer[:DIR], clipseg[:DIR] or miniature."
+    )
+
+
+def _connected(rgb: Tensor, keep_identity: bool) -> dict[str, MaskSource]:
+    """What is on this machine and knows such a picture, best first."""
+    from ..mini.judge import world_of
+    from ..weights import load_manifest
+    from ..weights.where import find
+
+    if world_of(rgb) == "drawn":
+        return {"miniature": mask_source("miniature", rgb, keep_identity=keep_identity)}
+    entries = {"bisenet": "bisenet", "segformer": "segformer-face", "clipseg": "clipseg"}
+    there = [kind for kind, name in entries.items() if find(load_manifest()[name]) is not None]
+    if not there:
+        raise FluxGuardError(
+            "No face parser for photos is on this machine; the built-in one knows only the miniature's drawn "
+            "portraits.",
+            "Fetch one with ‹run models download bisenet›, or name a file with --parser bisenet:FILE.",
+        )
+    return {kind: _from_file(kind, None, keep_identity) for kind in there}
+
+
+def _from_file(kind: str, place: str | None, keep_identity: bool) -> MaskSource:
+    from ..regions.parsers import bisenet_parser, segformer_parser
+    from ..regions.segmentation import clipseg
+    from ..regions.sources import parser_source, words_source
+    from ..weights import load_manifest, require
+
+    name = {"bisenet": "bisenet", "segformer": "segformer-face", "clipseg": "clipseg"}[kind]
+    entry = load_manifest()[name]
+    path = Path(place) if place else Path(require(entry))
+    expected = None if place else entry
+    if kind == "bisenet":
+        return parser_source(
+            bisenet_parser(path, expected=expected), kind, keep_identity=keep_identity
+        )
+    folder = path if path.is_dir() else path.parent
+    if kind == "segformer":
+        parser = segformer_parser(folder, expected=expected)
+        return parser_source(parser, kind, keep_identity=keep_identity)
+    return words_source(clipseg(folder, expected=expected))

@@ -20,7 +20,30 @@ if TYPE_CHECKING:
         text_mask,
         union,
     )
+    from .parsers import (
+        LABELS,
+        NetworkParser,
+        bisenet_parser,
+        segformer_parser,
+    )
+    from .segmentation import (
+        Segmenter,
+        clipseg,
+    )
     from .shapes import RULES, EmptyMask, region_mask, regions_mask
+    from .sources import (
+        Found,
+        FullMask,
+        MaskSource,
+        auto_source,
+        combined,
+        landmark_source,
+        latent_mask,
+        parser_source,
+        read_words,
+        shaped,
+        words_source,
+    )
     from .words import (
         Understanding,
         UnknownWords,
@@ -47,6 +70,21 @@ _PLACES = {
         "text_mask",
         "union",
     ),
+    "parsers": ("LABELS", "NetworkParser", "bisenet_parser", "segformer_parser"),
+    "segmentation": ("Segmenter", "clipseg"),
+    "sources": (
+        "Found",
+        "FullMask",
+        "MaskSource",
+        "auto_source",
+        "combined",
+        "landmark_source",
+        "latent_mask",
+        "parser_source",
+        "read_words",
+        "shaped",
+        "words_source",
+    ),
     "shapes": ("RULES", "EmptyMask", "region_mask", "regions_mask"),
     "words": (
         "Understanding",
@@ -62,13 +100,23 @@ _PLACES = {
 _HOME = {name: module for module, names in _PLACES.items() for name in names}
 
 __all__ = [
+    "LABELS",
     "RULES",
     "EmptyMask",
     "FaceParser",
+    "Found",
+    "FullMask",
+    "MaskSource",
+    "NetworkParser",
     "NoFace",
+    "Segmenter",
     "Understanding",
     "UnknownWords",
+    "auto_source",
+    "bisenet_parser",
     "checked",
+    "clipseg",
+    "combined",
     "coverage",
     "face_frame",
     "feather",
@@ -78,17 +126,24 @@ __all__ = [
     "invert",
     "known_words",
     "labels_from_landmarks",
+    "landmark_source",
+    "latent_mask",
     "mask_from_labels",
     "nearest",
+    "parser_source",
+    "read_words",
     "region_mask",
     "region_names",
     "regions_in",
     "regions_mask",
     "regions_of_edit",
+    "segformer_parser",
+    "shaped",
     "soft_mask",
     "text_mask",
     "understand",
     "union",
+    "words_source",
 ]
 
 

@@ -280,8 +280,17 @@ def region_mask(region: str, labels: Tensor, landmarks: Tensor | None = None) ->
 def regions_mask(
     regions: tuple[str, ...], labels: Tensor, landmarks: Tensor | None = None
 ) -> Tensor:
-    """Union of several regions' pixels: bool [H,W]; each must be there (see `region_mask`)."""
-    masks = [region_mask(region, labels, landmarks) for region in regions]
+    """Union of several regions' pixels: bool [H,W]. One that is not there adds nothing.
+
+    Raises EmptyMask when none is there, and else what `region_mask` raises.
+    """
+    masks: list[Tensor] = []
+    failure = EmptyMask("No region was asked for, so the mask would be empty: name at least one.")
+    for region in regions:
+        try:
+            masks.append(region_mask(region, labels, landmarks))
+        except EmptyMask as error:
+            failure = error
     if not masks:
-        raise EmptyMask("No region was asked for, so the mask would be empty: name at least one.")
+        raise failure
     return torch.stack(masks).any(0)

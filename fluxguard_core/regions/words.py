@@ -150,6 +150,20 @@ def regions_in(text: str) -> tuple[str, ...]:
     return found.regions
 
 
+def growing(wish: str) -> frozenset[str]:
+    """Regions whose new thing the wish says is large: a big hat, an afro, wide glasses."""
+    sentence, hits, _ = _hits(wish)
+    phrases = load_lexicon().phrases("larger")
+    found: set[str] = set()
+    for hit in hits:
+        low = max((other.end for other in hits if other.end <= hit.start), default=0)
+        nearby = range(max(low, hit.start - 3), hit.end)
+        asian = any(p[0] in hit.phrase for p in phrases if not p[0].isascii())
+        if asian or (hit.end and any(sentence.at(i, phrases) for i in nearby)):
+            found |= set(hit.regions)
+    return frozenset(found)
+
+
 def message(text: str, found: Understanding) -> tuple[str, str]:
     """Message and remedy for a wish that names nothing."""
     if found.kept:

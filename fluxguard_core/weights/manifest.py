@@ -33,7 +33,7 @@ ROLES = frozenset(
         "perceptual",
     ]
 )
-USES = frozenset(["protect", "report", "calibrate", "comfyui", "demo", "tests"])
+USES = frozenset(["protect", "report", "calibrate", "comfyui", "demo", "mask", "tests"])
 EXTENSIONS = frozenset({".safetensors", ".pth", ".pt", ".onnx", ".json", ".txt"})
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})

@@ -1,0 +1,335 @@
+"""Where the regions of a wish are in one picture: every source behind one signature.
+
+A source takes a picture, a wish and perhaps the source prompt, and answers with a mask that says what was
+found and what was not. What it finds is never empty and never everything: both are errors that tell what was
+looked for, what is there and what would help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import FluxGuardError
+from .geometry import FACE_IDS, UNKNOWN, FaceFrame, face_frame, isin, labels_from_landmarks
+from .mask import FaceParser, feather, grow, intersection, invert, soft_mask, union
+from .morphology import dilate
+from .parsers import LABELS
+from .segmentation import Segmenter, phrase_of
+from .shapes import RULES, EmptyMask
+from .words import Understanding, UnknownWords, growing, message, understand
+
+FULL = 0.98
+VANISHING = 0.25
+IDENTITY = ("eyes", "eyebrows", "nose", "mouth")
+"""What people and recognisers know a face by."""
+
+
+class FullMask(FluxGuardError):
+    """A mask over the whole picture: an edit under it would keep nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A mask and how it came about.
+
+    mask: [1,1,H,W] in [0,1], 1 may change; names: the regions in it; shares: each one's share of the
+    picture; missing: regions of the wish that are not there; sure: mean probability that the source's
+    network gives to its labels inside the mask, None where it gives none; source: which one; how: lexicon
+    or meaning; labels: the label map [H,W], where there is one.
+    """
+
+    mask: Tensor
+    names: tuple[str, ...]
+    shares: dict[str, float]
+    missing: tuple[str, ...]
+    sure: float | None
+    source: str
+    how: str = "lexicon"
+    labels: Tensor | None = None
+    regions: dict[str, Tensor] | None = None
+
+    @property
+    def share(self) -> float:
+        """Share of the picture under the mask."""
+        return float(self.mask.float().mean())
+
+    def told(self) -> str:
+        """One line for a person."""
+        parts = [f"{name} {100 * self.shares[name]:.1f} %" for name in self.names]
+        sure = "" if self.sure is None else f", sure {self.sure:.2f}"
+        gone = f"; not found: {', '.join(self.missing)}" if self.missing else ""
+        by = ", understood by meaning" if self.how == "meaning" else ""
+        return f"{', '.join(parts)} (by {self.source}{sure}{by}){gone}"
+
+
+MaskSource = Callable[[Tensor, str, str | None], Found]
+"""Picture [3,H,W] in [0,1], wish, source prompt or None -> what was found."""
+
+Reader = Callable[[str, str | None], Understanding]
+"""Wish, source prompt -> regions."""
+
+
+def read_words(wish: str, source: str | None = None) -> Understanding:
+    """The lexicon alone. Raises UnknownWords where the wish names nothing."""
+    found = understand(wish, source)
+    if not found.regions:
+        raise UnknownWords(*message(wish, found))
+    return found
+
+
+def parser_source(
+    parser: FaceParser,
+    name: str = "parser",
+    *,
+    landmarks: Tensor | None = None,
+    keep_identity: bool = False,
+    read: Reader = read_words,
+) -> MaskSource:
+    """Regions on a parser's labels; a parser with `read` (see NetworkParser) also tells how sure it is.
+
+    keep_identity: eyes, brows, nose and mouth stay out of the mask unless the wish names them.
+    """
+
+    def find(picture: Tensor, wish: str, source: str | None = None) -> Found:
+        probability: Tensor | None = None
+        detailed = getattr(parser, "read", None)
+        if detailed is not None:
+            labels, probability = detailed(picture)
+        else:
+            labels = parser(picture)
+        return _on_labels(
+            labels, landmarks, read(wish, source), wish, name, keep_identity, probability
+        )
+
+    return find
+
+
+def landmark_source(
+    landmarks: Tensor, *, keep_identity: bool = False, read: Reader = read_words
+) -> MaskSource:
+    """Regions drawn from 68 or 468/478 landmarks [N,2]; they show no hair, clothes or background."""
+
+    def find(picture: Tensor, wish: str, source: str | None = None) -> Found:
+        height, width = picture.shape[-2:]
+        labels = labels_from_landmarks(landmarks, height, width)
+        return _on_labels(
+            labels, landmarks, read(wish, source), wish, "landmarks", keep_identity, None
+        )
+
+    return find
+
+
+def words_source(
+    segment: Segmenter, name: str = "clipseg", *, read: Reader = read_words, least: float = 0.4
+) -> MaskSource:
+    """Regions by a text segmentation: where its probability for a region's phrase is at least `least`."""
+
+    def find(picture: Tensor, wish: str, source: str | None = None) -> Found:
+        known = read(wish, source)
+        maps = segment(picture, [phrase_of(region) for region in known.regions])
+        regions = {region: seen >= least for region, seen in zip(known.regions, maps, strict=True)}
+        best = maps.amax(0)
+        return _joined(regions, known, wish, name, best, None, ())
+
+    return find
+
+
+def auto_source(**sources: MaskSource | None) -> MaskSource:
+    """The first of the sources that is connected and finds every region; else the one that finds most.
+
+    Given best first; None is one that is not connected. Raises what the last one raised where none finds
+    anything, and FluxGuardError where none is connected.
+    """
+    connected = [source for source in sources.values() if source is not None]
+    if not connected:
+        raise FluxGuardError(
+            "Words need to know where the parts of the face are, and nothing that shows them is connected.",
+            "Give a face parser, landmarks, or a mask.",
+        )
+
+    def find(picture: Tensor, wish: str, source: str | None = None) -> Found:
+        best: Found | None = None
+        failure: FluxGuardError | None = None
+        for one in connected:
+            try:
+                found = one(picture, wish, source)
+            except UnknownWords:
+                raise
+            except FluxGuardError as error:
+                failure = error
+                continue
+            if not found.missing:
+                return found
+            if best is None or len(found.names) > len(best.names):
+                best = found
+        if best is None:
+            assert failure is not None
+            raise failure
+        return best
+
+    return find
+
+
+def _on_labels(
+    labels: Tensor,
+    landmarks: Tensor | None,
+    known: Understanding,
+    wish: str,
+    name: str,
+    keep_identity: bool,
+    probability: Tensor | None,
+) -> Found:
+    frame = face_frame(labels, landmarks)
+    larger = growing(wish)
+    regions = {
+        region: _larger(RULES[region](labels, frame), region in larger, region, frame)
+        for region in known.regions
+    }
+    regions = {
+        region: mask if _is_there(region, mask, labels) else torch.zeros_like(mask)
+        for region, mask in regions.items()
+    }
+    if keep_identity:
+        named = {"expression": IDENTITY, "face": (), "smile": ("mouth",), "lips": ("mouth",)}
+        asked = {part for region in regions for part in named.get(region, (region,))}
+        inner = [RULES[part](labels, frame) for part in IDENTITY if part not in asked]
+        outside = ~torch.stack(inner).any(0) if inner else torch.ones_like(labels, dtype=torch.bool)
+        regions = {region: mask & outside for region, mask in regions.items()}
+    present = tuple(LABELS[i] for i in labels.unique().tolist() if i != UNKNOWN and i < len(LABELS))
+    return _joined(regions, known, wish, name, probability, labels, present)
+
+
+# A parser leaves a few stray pixels of a class that is not there; these regions are never so small.
+_BROAD = ("hair", "clothes", "background", "neck", "necklace", "ears")
+STRAY = 0.01
+
+
+def _is_there(region: str, mask: Tensor, labels: Tensor) -> bool:
+    """Whether a region is more than stray pixels beside the face."""
+    return region not in _BROAD or float(mask.sum()) >= STRAY * float(isin(labels, *FACE_IDS).sum())
+
+
+_GROWING = ("hat", "hairstyle", "eyeglasses", "earrings")
+# An assumption, not a measurement: how far a big thing reaches beyond an ordinary one, in distances of the eyes.
+ROOM = 1 / 3
+
+
+def _larger(mask: Tensor, large: bool, region: str, frame: FaceFrame) -> Tensor:
+    """A region with room for a thing that is larger than what is there."""
+    if not large or region not in _GROWING:
+        return mask
+    step = (frame.u[0, 1] - frame.u[0, 0], frame.v[0, 1] - frame.v[0, 0])
+    eyes = 1.0 / float(step[0] ** 2 + step[1] ** 2) ** 0.5
+    return dilate(mask, 2 * ROOM * eyes)
+
+
+def _joined(
+    regions: dict[str, Tensor],
+    known: Understanding,
+    wish: str,
+    name: str,
+    probability: Tensor | None,
+    labels: Tensor | None,
+    present: tuple[str, ...],
+) -> Found:
+    names = tuple(region for region, mask in regions.items() if bool(mask.any()))
+    missing = tuple(region for region in regions if region not in names)
+    if not names:
+        raise EmptyMask(*_nothing(wish, missing, name, present, labels))
+    mask = torch.stack([regions[region] for region in names]).any(0)
+    sure = None if probability is None else float(probability[mask].mean())
+    found = Found(
+        mask.float()[None, None],
+        names,
+        {region: float(regions[region].float().mean()) for region in names},
+        missing,
+        sure,
+        name,
+        known.how,
+        labels,
+        {region: regions[region] for region in names},
+    )
+    return not_full(found)
+
+
+def _nothing(
+    wish: str, missing: tuple[str, ...], name: str, present: tuple[str, ...], labels: Tensor | None
+) -> tuple[str, str]:
+    """Message and remedy where no region of the wish is in the picture."""
+    shown = f" It found: {', '.join(present)}." if present else ""
+    text = (
+        f"Looked for {', '.join(missing)} ({wish!r}) and found no pixel of it by {name}, so nothing would "
+        f"be edited.{shown}"
+    )
+    if labels is not None and bool((labels == UNKNOWN).any()):
+        return text, (
+            "Landmarks outline the face only: give a face parser, which also shows hair, hat, clothes and "
+            "background, or a mask."
+        )
+    return text, "Name another region, choose another parser, or draw the mask by hand."
+
+
+def not_full(found: Found) -> Found:
+    """The same; raises FullMask where next to nothing of the picture would be kept."""
+    if found.share >= FULL:
+        raise FullMask(
+            f"The mask of {', '.join(found.names)} covers {100 * found.share:.0f} % of the picture, so next to "
+            "nothing would be kept.",
+            "Name a smaller part, choose another parser, or draw the mask by hand.",
+        )
+    return found
+
+
+def combined(found: Found, given: Tensor, how: str) -> Found:
+    """A found mask with a given one [1,1,H,W]: add, intersect, subtract.
+
+    Raises EmptyMask where nothing is left, FullMask where everything is.
+    """
+    given = given.to(found.mask)
+    if how == "subtract":
+        mask = intersection(found.mask, invert(given))
+    elif how == "intersect":
+        mask = intersection(found.mask, given)
+    elif how == "add":
+        mask = union(found.mask, given)
+    else:
+        raise FluxGuardError(
+            f"Unknown way to combine masks {how!r}: expected add, intersect, subtract."
+        )
+    if not bool((mask > 0).any()):
+        raise EmptyMask(
+            f"The mask of {', '.join(found.names)} and the given mask leave nothing over ({how}).",
+            "Paint the given mask elsewhere, or combine them otherwise.",
+        )
+    return not_full(replace(found, mask=mask, source=f"{found.source}, {how} given mask"))
+
+
+def shaped(found: Found, *, pixels: float = 0, edge: float = 0) -> Found:
+    """Grown by `pixels` (negative shrinks), the edge softened over `edge` pixels.
+
+    Raises EmptyMask where shrinking leaves nothing.
+    """
+    mask = feather(grow(found.mask, pixels) if pixels else found.mask, edge)
+    if not bool((mask > 0).any()):
+        raise EmptyMask(
+            f"The mask of {', '.join(found.names)} vanishes when it is shrunk by {-pixels:g} pixels.",
+            "Shrink it less.",
+        )
+    return not_full(replace(found, mask=mask))
+
+
+def latent_mask(found: Found, factor: int, *, size: tuple[int, int] | None = None) -> Tensor:
+    """The mask's cells of `factor` pixels (see soft_mask); raises EmptyMask where they hardly see it."""
+    cells = soft_mask(found.mask, factor, size=size)
+    if float(cells.max()) < VANISHING:
+        raise EmptyMask(
+            f"The mask of {', '.join(found.names)} covers no cell of {factor} pixels by more than "
+            f"{100 * float(cells.max()):.0f} %: at the model's resolution it vanishes, and nothing would be "
+            "edited.",
+            f"Grow it by {factor // 2} pixels or more, or work on a larger picture of the face.",
+        )
+    return cells

@@ -13,13 +13,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from ..errors import FluxGuardError
 from .portrait_spec import CHOICES, Attributes
 
 ACCESSORIES = ("lipstick", "smile", "eyeglasses", "beard", "eyeshadow", "hat", "earrings")
-SCENE = ("hair", "background", "clothes")
 _COLOURS = (
     "black",
     "blond",
@@ -293,7 +290,7 @@ def parse_caption(text: str) -> dict[str, str]:
     return reading.asked
 
 
-def _phrases(attributes: Attributes) -> dict[str, str]:
+def phrases(attributes: Attributes) -> dict[str, str]:
     """One phrase for each thing that is there, by what it speaks of."""
     a = attributes
     hair = "a bald head" if a.hair_style == "bald" else f"{a.hair_style} {a.hair_colour} hair"
@@ -322,7 +319,7 @@ def _join(parts: list[str]) -> str:
 def caption(attributes: Attributes) -> str:
     """The full caption, e.g. "a person with long blond hair, wearing red lipstick and eyeglasses,
     smiling, blue clothes, white background"."""
-    p = _phrases(attributes)
+    p = phrases(attributes)
     having = [p[n] for n in ("hair", "beard") if n in p]
     worn = [p[n] for n in ("lipstick", "eyeshadow", "eyeglasses", "earrings", "hat") if n in p]
     text = f"a person with {_join(having)}"
@@ -332,43 +329,3 @@ def caption(attributes: Attributes) -> str:
         if name in p:
             text += f", {p[name]}"
     return text
-
-
-def _absent(name: str, rng: np.random.Generator) -> str:
-    return f"{'no' if rng.random() < 0.5 else 'without'} {name}"
-
-
-def _reworded(name: str, phrase: str, attributes: Attributes, rng: np.random.Generator) -> str:
-    """The same thing in other words of the vocabulary."""
-    if name == "hair" and attributes.hair_style != "bald" and rng.random() < 0.4:
-        part = attributes.hair_colour if rng.random() < 0.6 else attributes.hair_style
-        return f"{part} hair"
-    swaps = {
-        "eyeglasses": "glasses",
-        "smile": "a smile",
-        "clothes": f"a {attributes.clothes} shirt",
-        "lipstick": f"{attributes.lipstick} lips",
-        "beard": "bearded",
-    }
-    if name in swaps and rng.random() < 0.15:
-        return swaps[name]
-    return "bald" if phrase == "a bald head" and rng.random() < 0.4 else phrase
-
-
-def training_caption(attributes: Attributes, rng: np.random.Generator) -> str:
-    """A random wording: order, synonyms, mentions dropped (see the module's text), negations."""
-    phrases = _phrases(attributes)
-    kept: list[str] = []
-    for name, phrase in phrases.items():
-        drop = 0.22 if name in SCENE else 0.06
-        if rng.random() >= drop:
-            kept.append(_reworded(name, phrase, attributes, rng))
-    missing = [n for n in ACCESSORIES if n not in phrases]
-    for name in missing:
-        if rng.random() < 0.05:
-            kept.append(_absent(name, rng))
-    if rng.random() < 0.5:
-        rng.shuffle(kept)
-    opening = ("a person with", "a person", "portrait of a person with", "a face with")
-    start = opening[min(3, int(rng.random() ** 2 * 4))]
-    return f"{start} {', '.join(kept)}".strip() if kept else "a person"

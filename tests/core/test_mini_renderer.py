@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.mini.captions import caption, parse_caption, training_caption
+from fluxguard_core.mini.captions import caption, parse_caption
 from fluxguard_core.mini.portrait_spec import (
     CHOICES,
     Attributes,
@@ -18,6 +18,7 @@ from fluxguard_core.mini.portrait_spec import (
     with_attributes,
 )
 from fluxguard_core.mini.renderer import LABEL_NAMES, render, render_batch
+from training.mini.wordings import training_caption
 
 SPECS = [random_spec(seed) for seed in range(12)]
 

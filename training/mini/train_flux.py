@@ -16,7 +16,6 @@ from fluxguard_core.backends.flux import image_ids, pack
 from fluxguard_core.backends.flux_keys import AXES_DIMS, HEAD_DIM, flux_from_diffusers
 from fluxguard_core.backends.geometry import FLUX
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.mini.captions import training_caption
 from fluxguard_core.mini.portrait_spec import CHOICES
 from fluxguard_core.mini.text import (
     CONTEXT_WIDTH,
@@ -32,6 +31,7 @@ from .handover import hand_over
 from .latents import prepared_latents
 from .scene import WEIGHT, SceneHead, scene_vectors, token_focus, token_labels
 from .training import Recipe, TrainPlan, TrainState, train
+from .wordings import training_caption
 
 WIDTH, DOUBLE_BLOCKS, SINGLE_BLOCKS = 256, 2, 6
 SHIFT = 0.4675  # FLUX's mu for 64 image tokens: linear through (256, 0.5) and (4096, 1.15)

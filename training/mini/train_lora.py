@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from fluxguard_core.backends.flux import pack
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.mini.captions import training_caption
 from fluxguard_core.mini.text import token_ids
 from fluxguard_core.mini.world import load_autoencoder, load_text_encoder, load_transformer
 
@@ -20,6 +19,7 @@ from .handover import earlier, hand_over
 from .styles import sepia_drawing
 from .train_flux import FluxAndText, draw_sigma
 from .training import Recipe, TrainPlan, TrainState, train
+from .wordings import training_caption
 
 RANK = 8
 PICTURES = 3072

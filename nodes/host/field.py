@@ -13,21 +13,19 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...fluxguard_core.errors import FluxGuardError
-from ...fluxguard_core.flow import SOLVERS, Block, Layout, SolverName, Trajectory, ValueTap
+from ...fluxguard_core.flow import SOLVERS, Layout, SolverName, Trajectory, ValueTap
+from .evaluation import STAGES, noted, with_attention
 from .flux import Conditioning, Model, flux_layout
 
 Result = TypeVar("Result")
 
 KEY = "fluxguard"
-# In transformer_options: how many evaluations an interval the sampler makes.
-STAGES = "fluxguard_stages"
 
 
 @dataclass(eq=False)
 class _Probe:
-    """What the inversion hears of one evaluation: the raw network output, and attention values."""
+    """What the field hears of one evaluation: the raw network output."""
 
-    tap: ValueTap | None = None
     output: Tensor | None = None
     calls: int = 0
 
@@ -35,27 +33,6 @@ class _Probe:
         self.output = executor(*args, **kwargs)
         self.calls += 1
         return self.output
-
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> dict[str, Tensor]:
-        if self.tap is None:
-            return {}
-        replaced = tapped(self.tap, v, options.get("extra_options") or {})
-        return {} if replaced is None else {"v": replaced}
-
-
-def tapped(tap: ValueTap, v: Tensor, options: dict[str, Any]) -> Tensor | None:
-    """Show values [B, heads, T, D] to a tap, which sees them as [B, T, heads · D]."""
-    if options.get("reference_image_num_tokens"):
-        raise FluxGuardError(
-            "Attention values cannot be kept or injected beside reference latents (Kontext). Take the reference "
-            "latents out of the conditioning."
-        )
-    block = Block(options["block_type"], options["block_index"])
-    values = v.transpose(1, 2).flatten(2)
-    replaced = tap(block, values, options["img_slice"][0])
-    if replaced is None:
-        return None
-    return replaced.unflatten(2, (v.shape[1], v.shape[3])).transpose(1, 2).to(v.dtype)
 
 
 @dataclass(eq=False)
@@ -74,9 +51,12 @@ class HostField:
 
     def __call__(self, latent: Tensor, sigma: float, tap: ValueTap | None = None) -> Tensor:
         memory.throw_exception_if_processing_interrupted()
-        self.probe.tap, self.probe.output, self.probe.calls = tap, None, 0
+        self.probe.output, self.probe.calls = None, 0
         levels = latent.new_full((latent.shape[0],), sigma)
-        denoised = self.predict(latent, levels, model_options=self.options, seed=None)
+        options = noted(levels, self.options, sigma)
+        if tap is not None:
+            options = with_attention(options, tap, [0])
+        denoised = self.predict(latent, levels, model_options=options, seed=None)
         output = self.probe.output
         if self.probe.calls != 1 or output is None:
             raise FluxGuardError(
@@ -129,13 +109,11 @@ def with_field(
         work: what to do with the field.
         shape: largest latent batch it will see, for the host's memory estimate.
         follows: the trajectory that the work retraces, which the edit's patches must hold too.
-        raw: the field is the bare network, and shows attention values.
+        raw: the field is the bare network.
     """
     layout, probe = flux_layout(model), _Probe()
     patched = model.clone()
     patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, probe.network)
-    if raw:
-        patched.set_model_attn1_patch(probe.attention)
     results: list[Result] = []
 
     def run(model_wrap: Any, options: dict[str, Any]) -> Tensor:

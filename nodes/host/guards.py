@@ -24,8 +24,8 @@ def edit_patches(model: Model) -> list[str]:
     return list(model.model_options.get(KEY, ()))
 
 
-def guarded_clone(model: Model, trajectory: Trajectory, name: str) -> Model:
-    """A clone that checks every run against the trajectory before it starts."""
+def guarded_clone(model: Model, trajectory: Trajectory, name: str) -> tuple[Model, str]:
+    """A clone that checks every run against the trajectory before it starts, and a key for its wrappers."""
     trajectory.check_model(flux_layout(model))
     patched = model.clone()
     names = (*edit_patches(model), name)
@@ -45,7 +45,7 @@ def guarded_clone(model: Model, trajectory: Trajectory, name: str) -> Model:
     key = f"{KEY}.{len(names)}"
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, start)
     patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, _sampler_guard(name))
-    return patched
+    return patched, key
 
 
 def _sampler_guard(name: str) -> Callable[..., Any]:

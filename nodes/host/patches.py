@@ -5,13 +5,15 @@ What a patch needs is found through σ, never through a count of calls.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...fluxguard_core.errors import FluxGuardError
 from ...fluxguard_core.flow import Evaluation, Trajectory, ValueInjection, VelocityFusion
-from .field import STAGES, tapped
+from .evaluation import STAGES, Options, note_sigma, noted, sigma_of, with_attention
 from .flux import Model
 from .guards import guarded_clone
 
@@ -19,43 +21,38 @@ from .guards import guarded_clone
 def inject_values(model: Model, injection: ValueInjection) -> Model:
     """A clone of MODEL whose attention values are replaced where the injection says so."""
     trajectory = injection.trajectory
-    patched = guarded_clone(model, trajectory, "Attention-V Injection")
-    hits = [0]
+    patched, key = guarded_clone(model, trajectory, "Attention-V Injection")
 
-    def attention(q: Tensor, k: Tensor, v: Tensor, **given: Any) -> dict[str, Tensor]:
-        options = given.get("extra_options") or {}
-        tap = injection.tap(_evaluation(trajectory, _sigma(options["sigmas"]), options))
-        replaced = None if tap is None else tapped(tap, v, options)
-        if replaced is None:
-            return {}
-        hits[0] += 1
-        return {"v": replaced}
-
-    def count(given: dict[str, Any]) -> Tensor:
-        options = given["model_options"].get("transformer_options", {})
-        due = injection.tap(_evaluation(trajectory, _sigma(given["sigma"]), options)) is not None
-        if due and not hits[0]:
+    def predict(
+        executor: Callable[..., Any], x: Tensor, level: Tensor, options: Options, *args: Any
+    ) -> Any:
+        options = noted(level, options)
+        tap = injection.tap(_evaluation(trajectory, sigma_of(level, options), options))
+        if tap is None:
+            return executor(x, level, options, *args)
+        hits = [0]
+        predicted = executor(x, level, with_attention(options, tap, hits), *args)
+        if not hits[0]:
             raise FluxGuardError(
                 "Attention-V Injection was due at this step, but the MODEL never passed by it. A step-skipping cache "
                 "or a replaced transformer is at work on this MODEL: switch it off."
             )
-        hits[0] = 0
-        return given["denoised"]
+        return predicted
 
-    patched.set_model_attn1_patch(attention)
-    patched.set_model_sampler_post_cfg_function(count)
+    patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, key, predict)
     return patched
 
 
 def fuse_velocities(model: Model, fusion: VelocityFusion) -> Model:
     """A clone of MODEL whose velocity is fused with the recorded one outside the mask."""
     trajectory = fusion.trajectory
-    patched = guarded_clone(model, trajectory, "Velocity Fusion")
+    patched, key = guarded_clone(model, trajectory, "Velocity Fusion")
+    note_sigma(patched, key)
 
     def fuse(given: dict[str, Any]) -> Tensor:
-        x, denoised, sigma = given["input"], given["denoised"], _sigma(given["sigma"])
-        options = given["model_options"].get("transformer_options", {})
-        at = trajectory.locate(sigma, stages=options.get(STAGES, 1))
+        x, denoised, options = given["input"], given["denoised"], given["model_options"]
+        sigma = sigma_of(given["sigma"], options)
+        at = trajectory.locate(sigma, stages=_stages(options))
         velocity = (x - denoised) / sigma
         fused = fusion.steer_near(sigma, velocity) if at is None else fusion.steer(at, velocity)
         return denoised if fused is velocity else x - sigma * fused
@@ -64,10 +61,10 @@ def fuse_velocities(model: Model, fusion: VelocityFusion) -> Model:
     return patched
 
 
-def _evaluation(trajectory: Trajectory, sigma: float, options: dict[str, Any]) -> Evaluation:
-    at = trajectory.locate(sigma, stages=options.get(STAGES, 1))
+def _evaluation(trajectory: Trajectory, sigma: float, options: Options) -> Evaluation:
+    at = trajectory.locate(sigma, stages=_stages(options))
     return trajectory.nearest(sigma) if at is None else at
 
 
-def _sigma(sigmas: Any) -> float:
-    return float(sigmas.max() if isinstance(sigmas, Tensor) else sigmas)
+def _stages(options: Options) -> int:
+    return int(options.get("transformer_options", {}).get(STAGES, 1))

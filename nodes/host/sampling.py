@@ -15,7 +15,7 @@ from ...fluxguard_core.flow import SolverName, Trajectory
 from ...fluxguard_core.flow.controls import expand_batch
 from ...fluxguard_core.flow.field import require_finite
 from ...fluxguard_core.flow.solvers import solver_named
-from .field import STAGES
+from .evaluation import STAGES, noted
 
 
 def flow_sampler(solver: SolverName) -> Any:
@@ -32,7 +32,7 @@ def flow_sampler(solver: SolverName) -> Any:
         disable: bool | None = None,
         **_: Any,
     ) -> Tensor:
-        grid = sigmas.double().cpu().tolist()
+        grid = sigmas.cpu().double().tolist()
         if any(low >= high for high, low in pairwise(grid)):
             raise FluxGuardError(
                 "RF Sampler needs σ values that fall. To run a picture towards noise use RF Inversion instead of "
@@ -44,10 +44,10 @@ def flow_sampler(solver: SolverName) -> Any:
             **options.get("transformer_options", {}),
             STAGES: rule.stages,
         }
-        given["model_options"] = options
 
         def evaluate(z: Tensor, sigma: float, stage: int) -> Tensor:
-            denoised = model(z, z.new_full((z.shape[0],), sigma), **given)
+            level = z.new_full((z.shape[0],), sigma)
+            denoised = model(z, level, **{**given, "model_options": noted(level, options, sigma)})
             return require_finite((z - denoised) / sigma, sigma)
 
         previous: Tensor | None = None

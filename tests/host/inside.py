@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-host, pack = sys.argv[1:]
+host, pack, *given = sys.argv[1:]
 sys.argv = sys.argv[:1]
 sys.path[:0] = [host]
 

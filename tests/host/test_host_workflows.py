@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,9 @@ from .miniature import (
     original,
     pictures,
 )
-from .server import PACK, Outcome, Server
+from .scripts import found as found_in
+from .scripts import inside
+from .server import Outcome, Server
 
 pytestmark = pytest.mark.skipif(
     not all(path.is_file() for path in NEEDED), reason="the miniature's weights are not shipped yet"
@@ -204,15 +205,6 @@ def test_the_host_equals_the_diffusers_backend(server: Server, tmp_path: Path) -
     assert relative_error(saved_latent(server, outcome, "l"), edited) < 1e-3
 
 
-def inside(installation: tuple[Path, Path], script: str) -> str:
-    """What a script says that runs in the host's Python, without a server."""
-    host, python = installation
-    command = [str(python), str(Path(__file__).parent / script), str(host), str(PACK)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 def test_gradients_are_the_engines(installation: tuple[Path, Path]) -> None:
     """d loss / d latent inside inference mode: the miniature's VAE, and one of FLUX's layout."""
     mini, flux, checkpointed = inside(installation, "gradient_check.py").split()[-3:]
@@ -221,7 +213,7 @@ def test_gradients_are_the_engines(installation: tuple[Path, Path]) -> None:
 
 
 def test_networks_are_moved_whole_counted_and_given_back(installation: tuple[Path, Path]) -> None:
-    found = json.loads(inside(installation, "memory_check.py").splitlines()[-1])
+    found = found_in(installation, "memory_check.py")
     assert found.pop("freed") == 0  # none of the memory that the user's VAE still holds
     assert found.pop("kept decoders") == 0
     assert found.pop("batch") == 4

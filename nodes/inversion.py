@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..fluxguard_core.errors import FluxGuardError
-from ..fluxguard_core.flow import SOLVERS, Block, Layout, Storage, flux_schedule, invert
+from ..fluxguard_core.flow import SOLVERS, Block, Layout, flux_schedule, invert
 from . import host
 from .wires import CATEGORY, TrajectoryWire
 
@@ -117,7 +117,7 @@ class RFInversion(io.ComfyNode):
                     options=["cpu", "pinned", "compute"],
                     default="pinned",
                     advanced=True,
-                    tooltip="Where the record waits: pinned memory (fast copies), ordinary memory, or the GPU.",
+                    tooltip="Where the record waits: pinned memory (fast copies, as far as ComfyUI's own limit allows), ordinary memory, or the GPU.",
                 ),
                 io.Combo.Input(
                     "storage_format",
@@ -165,6 +165,7 @@ class RFInversion(io.ComfyNode):
         grid = flux_schedule(steps, tokens_in_picture) if sigmas is None else sigmas
         count = grid.numel() - 1
         progress, preview = host.Progress(count), host.latent_preview(model)
+        velocities, values = host.record_storage(storage, storage_format)
         trajectory = host.with_field(
             model,
             host.with_guidance(positive, guidance),
@@ -176,8 +177,8 @@ class RFInversion(io.ComfyNode):
                 value_intervals=min(value_intervals, count),
                 blocks=chosen,
                 tokens=tokens,
-                velocity_storage=Storage(storage),
-                value_storage=Storage(storage, storage_format),
+                velocity_storage=velocities,
+                value_storage=values,
                 progress=lambda done, total, z: progress(done, preview(z)),
             ),
             shape=start.shape,

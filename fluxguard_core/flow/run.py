@@ -58,6 +58,8 @@ def invert(
     count = len(grid) - 1
     velocities: dict[int, tuple[Stored, ...]] = {}
     values: dict[ValueKey, Stored] = {}
+    velocity_shelf = velocity_storage.shelf(rule.evaluations(count))
+    value_shelf = value_storage.shelf(rule.evaluations_in(value_intervals, count) * len(chosen))
     text_kept = 0
 
     def keep(at: Evaluation) -> ValueTap | None:
@@ -69,7 +71,7 @@ def invert(
             if block in chosen:
                 text_kept = text_tokens if tokens == "all" else 0
                 kept = seen if tokens == "all" else seen[:, text_tokens:]
-                values[at.interval, at.stage, block] = value_storage.put(kept)
+                values[at.interval, at.stage, block] = value_shelf.put(kept)
 
         return record
 
@@ -83,7 +85,7 @@ def invert(
         z, seen = rule.step(evaluate, z, grid[i + 1], grid[i], previous)
         # FireFlow hands a velocity on: keep it once.
         velocities[i] = tuple(
-            last if last is not None and v is previous else velocity_storage.put(v) for v in seen
+            last if last is not None and v is previous else velocity_shelf.put(v) for v in seen
         )
         previous, last = seen[-1], velocities[i][-1]
         if progress:

@@ -39,7 +39,7 @@ def check_sigmas(sigmas: Tensor) -> Tensor:
     Raises:
         FluxGuardError: fewer than two values, not finite, not strictly falling, or not ending at 0.
     """
-    sigmas = sigmas.detach().to("cpu", torch.float64)
+    sigmas = sigmas.detach().cpu().double()  # not every device holds double precision
     falling = sigmas.ndim == 1 and sigmas.numel() >= 2 and bool((sigmas.diff() < 0).all())
     if not falling or sigmas[-1] != 0 or not 0 < sigmas[0] <= 1:
         raise FluxGuardError(

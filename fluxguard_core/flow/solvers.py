@@ -74,6 +74,13 @@ class Solver:
         """Network evaluations over ``intervals`` consecutive intervals, started afresh."""
         return intervals * self.fresh + (self.reuses and intervals > 0)
 
+    def evaluations_in(self, first: int, intervals: int) -> int:
+        """Those of an inversion over ``intervals`` that lie in the first so many of the generation.
+
+        The walk begins at the last interval, so only all of them hold its first evaluation.
+        """
+        return first * self.fresh + (self.reuses and 0 < first >= intervals)
+
 
 SOLVERS: dict[str, Solver] = {
     "midpoint": Solver("midpoint", midpoint_step, 2),

@@ -113,9 +113,9 @@ class Trajectory:
 
         Another schedule meets the record only between its points, where it is an approximation.
         """
-        run = sigmas.detach().double().cpu()
+        run = sigmas.detach().cpu().double()
         self.locate(float(run[0]))
-        own = self.sigmas.double().cpu()
+        own = self.sigmas.cpu().double()
         first = int((own - run[0]).abs().argmin())
         part = own[first : first + run.numel()]
         if part.shape != run.shape or float((part - run).abs().max()) > GRID_TOLERANCE:
@@ -215,8 +215,7 @@ def estimate_bytes(
     latent = torch.Size(shape).numel()
     # A velocity that the next interval reuses is kept once, as it is computed once.
     velocities = rule.evaluations(intervals)
-    # The walk begins at the last interval, so only a record of all of them holds the first evaluation.
-    held = value_intervals * rule.fresh + (rule.reuses and value_intervals == intervals)
+    held = rule.evaluations_in(value_intervals, intervals)
     values = held * blocks * shape[0] * tokens * width
     return (
         velocities * latent * velocity_storage.bytes_per_element(torch.float32)

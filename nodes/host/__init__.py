@@ -22,6 +22,7 @@ from .networks import load_together, managed, with_models, working_device
 from .notices import warn
 from .patches import fuse_velocities, inject_values
 from .progress import Progress, latent_preview, ordinary_tensors, picture_preview
+from .record import record_storage
 from .sampling import TrajectoryNoise, flow_sampler
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "picture_latent",
     "picture_preview",
     "placed",
+    "record_storage",
     "to_latent",
     "to_model_space",
     "warn",

@@ -1,0 +1,45 @@
+"""What a graphics card would meet in the nodes, shown without one: counts, requests, shapes on other devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .conftest import older_host
+from .scripts import found
+
+Installation = tuple[Path, Path]
+
+
+@pytest.fixture(params=["newest", "0.25"] if older_host() else ["newest"])
+def any_installation(request: pytest.FixtureRequest, installation: Installation) -> Installation:
+    """The newest host and, where it lies beside it, the oldest supported one."""
+    older = older_host()
+    return (older, installation[1]) if request.param == "0.25" and older else installation
+
+
+def test_sigma_is_read_once_and_patches_are_there_only_when_due(
+    any_installation: Installation,
+) -> None:
+    seen = found(any_installation, "evaluation_check.py")
+    # stock Euler, one injection and two fusions: one read for all of them
+    assert seen["stock"] == {"reads": 1, "evaluations": 6, "patched": [1, 1, 0, 0, 0, 0]}
+    # solvers of ours know their σ
+    assert seen["ours"] == {"reads": 0, "evaluations": 12, "patched": [1] * 4 + [0] * 8}
+    assert seen["inversion"]["patched"] == [0] * 8 + [1] * 4 and seen["inversion"]["kept"] > 0
+    # whatever attention computes, an edit that changes nothing ends at the source
+    assert len(seen["retraced"]) == 4 and max(seen["retraced"].values()) < 1e-5
+
+
+def test_the_record_is_locked_within_the_hosts_budget(any_installation: Installation) -> None:
+    seen = found(any_installation, "record_check.py")
+    assert all(entry["whole"] and entry["left"] == 0 for entry in seen.values())
+    kept = {name: (e["place"], e["locked"], e["host"], e["told"]) for name, e in seen.items()}
+    assert kept == {
+        "room": ("pinned", 10, 10, 0),
+        "budget": ("pinned", 8, 8, 1),
+        "switched off": ("cpu", 0, 0, 0),
+        "refused": ("pinned", 0, 0, 1),
+        "blocking": ("cpu", 0, 0, 0),
+    }

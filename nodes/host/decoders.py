@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -78,15 +79,28 @@ def picture_decoder(vae: Any) -> PictureDecoder:
 
 
 def _recomputing(module: nn.Module) -> nn.Module:
-    """Let a decoder's blocks be computed again on the way back instead of kept."""
+    """Let a decoder's blocks be computed again on the way back instead of kept.
+
+    Not its attention: the host slices that by the memory that is free at the moment, so computed again it would
+    not keep the same tensors.
+    """
     for block in module.modules():
-        if type(block).__name__ in ("Block", "ResnetBlock", "AttnBlock"):
-            forward = block.forward
-
-            def checkpointed(*args: Any, forward: Any = forward, **kwargs: Any) -> Any:
-                if not torch.is_grad_enabled():
-                    return forward(*args, **kwargs)
-                return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-            block.forward = checkpointed  # type: ignore[method-assign]
+        if type(block).__name__ in ("Block", "ResnetBlock"):
+            block.__class__ = _recomputed(type(block))
     return module
+
+
+@lru_cache
+def _recomputed(kind: type[nn.Module]) -> type[nn.Module]:
+    """A kind of block that is computed again on the way back. As a class, so that copies use their own weights."""
+
+    class Recomputed(kind):  # type: ignore[misc, valid-type]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            if not torch.is_grad_enabled():
+                return super().forward(*args, **kwargs)
+            # No block draws random numbers, whose state would have to be read from the device.
+            return checkpoint(
+                super().forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+            )
+
+    return Recomputed

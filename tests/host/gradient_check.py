@@ -1,16 +1,23 @@
 """Run with ComfyUI's Python: gradients through the nodes' private copies of the user's VAE.
 
-Usage: gradient_check.py COMFYUI PACK; prints two relative errors: on the miniature's VAE against the engine's own
+Usage: gradient_check.py COMFYUI PACK; prints JSON: relative errors on the miniature's VAE against the engine's own
 gradient, and on a VAE of FLUX's layout and width with random weights against the same network without the
-pack, and then how many of its blocks are computed again on the way back.
+pack, also where the host's attention takes other slices at every call; the cosine of its bfloat16 gradient;
+which blocks are computed again on the way back; and whose weights a copy of it uses.
 """
 
 from __future__ import annotations
 
+import copy
+import itertools
+import json
+
 import inside  # isort: skip; it makes the host and the pack importable
+import comfy.ldm.modules.diffusionmodules.model as layers
+import comfy.model_management as memory
 import comfy.sd
 import torch
-from portraits.fluxguard_core.diffusers_backend import decode_latent, encode_image
+from portraits.fluxguard_core.backends.flux import decode_latent, encode_image
 from portraits.fluxguard_core.mini.faces import find_faces, load_recogniser
 from portraits.fluxguard_core.mini.portrait_spec import random_spec
 from portraits.fluxguard_core.mini.renderer import render
@@ -64,6 +71,10 @@ def flux_vae():
     return network, state
 
 
+def is_again(module):
+    return type(module).__name__ == "Recomputed"
+
+
 def gradient_of(decode):
     with gradients():
         x = small.clone().requires_grad_(True)
@@ -78,7 +89,45 @@ with torch.inference_mode():
     assert all(p.is_inference() for p in vae.first_stage_model.parameters())
     decoder = bridge.picture_decoder(vae)
     ours = gradient_of(decoder)
-again = [block for block in decoder.module.modules() if "forward" in vars(block)]
+again = {type(m).__mro__[1].__name__ for m in decoder.module.modules() if is_again(m)}
 
-print(float((found - expected).norm() / expected.norm()))
-print(float((ours - exact).norm() / exact.norm()), len(again))
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+def sliced():
+    """The gradient while attention is sliced by a free memory that is another at every look."""
+    free = itertools.cycle([2**40, 700, 300])
+    memory.get_free_memory = lambda *_, **__: next(free)
+    for block in decoder.module.modules():
+        if type(block).__name__ == "AttnBlock":
+            block.optimized_attention = layers.normal_attention
+    return gradient_of(decoder)
+
+
+def own_weights():
+    """Whether a deep copy of the private decoder changes with its own weights and not with the original's."""
+    twin = copy.deepcopy(decoder.module)
+    with torch.no_grad():
+        before = twin.decode(small)
+        for parameter in decoder.module.parameters():
+            parameter.zero_()
+        return (
+            relative(twin.decode(small), before) < 1e-5 and not decoder.module.decode(small).any()
+        )
+
+
+with torch.inference_mode():
+    half = comfy.sd.VAE(sd=state, dtype=torch.bfloat16)
+    rough = gradient_of(bridge.picture_decoder(half)).float()
+found = {
+    "miniature": relative(found, expected),
+    "flux": relative(ours, exact),
+    "sliced": relative(sliced(), exact),
+    "bfloat16": float(torch.cosine_similarity(rough.flatten(), exact.flatten(), dim=0)),
+    "bfloat16 is": str(bridge.picture_decoder(half).vae.vae_dtype),
+    "again": sorted(again),
+    "own weights": own_weights(),
+}
+print(json.dumps(found))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 
-import inside  # isort: skip; it makes the host and the pack importable
 import comfy.model_management as memory
 import portraits.nodes.host.record as record
 import torch

@@ -1,7 +1,8 @@
-"""How a descent steps: Adam, or the sign of the gradient with momentum."""
+"""How a descent steps: Adam, the sign of the gradient with momentum, or its direction with momentum."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -69,3 +70,48 @@ class SignMomentum:
             share = max(0.01, 1 - self._taken / self.shrink_over)
         self._taken += 1
         return self.step_size * share
+
+
+@dataclass(eq=False)
+class LengthMomentum:
+    """Steps along the gradient with momentum, all of one length: the steepest way inside an L2 budget.
+
+    A sign spends the budget on every value alike; a step in proportion to the gradient spends it where it counts.
+
+    Args:
+        step_size: root mean square of a step, in units of the variable.
+        momentum: share of the earlier direction that is kept; each new gradient counts by its own length.
+        steps: the length falls to 0 along a cosine over so many steps; None keeps it.
+    """
+
+    step_size: float = 0.01
+    momentum: float = 0.9
+    steps: int | None = None
+    _taken: int = field(default=0, init=False, repr=False)
+    _direction: Tensor | None = field(default=None, init=False, repr=False)
+
+    def step(self, variable: Tensor, gradient: Tensor) -> Tensor:
+        """The next variable."""
+        direction = gradient / _length(gradient)
+        if self._direction is not None and self._direction.shape == direction.shape:
+            direction = self.momentum * self._direction + direction
+        self._direction = direction
+        size = self._size() * math.sqrt(variable[0].numel())
+        return variable - size * direction / _length(direction)
+
+    def reset(self) -> None:
+        """Forget the direction, and begin with the longest step again."""
+        self._direction, self._taken = None, 0
+
+    def _size(self) -> float:
+        share = 1.0
+        if self.steps:
+            share = 0.5 * (1 + math.cos(math.pi * min(1.0, self._taken / self.steps)))
+        self._taken += 1
+        return self.step_size * share
+
+
+def _length(values: Tensor) -> Tensor:
+    """[B, 1, ...], never 0."""
+    length = values.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return length.reshape(-1, *[1] * (values.ndim - 1))

@@ -9,6 +9,7 @@ from ..errors import FluxGuardError
 from ..flow.controls import Order, Tokens
 from ..flow.solvers import SolverName
 from .refiner import RefinerSettings
+from .visibility import VisibilityBudget
 
 PresetName = Literal["paper", "default", "fast"]
 
@@ -81,3 +82,44 @@ def preset_named(name: str) -> Preset:
     if name not in PRESETS:
         raise FluxGuardError(f"Expected a preset out of {', '.join(PRESETS)}, got '{name}'.")
     return PRESETS[name]
+
+
+@dataclass(frozen=True)
+class PhotoPreset:
+    """Every setting of a protection without an edit.
+
+    Args:
+        budget: the least likeness to the photo.
+        steps, views: of the descent, and random views a step.
+        step_size: root mean square of the first step, in units of full luma.
+        look: weight of 1 - HaarPSI beside the identity, whose unit is a spread of strangers.
+        coarsest: what outlasts a blur of so many pixels is taken out of the change; chroma: weight of colour.
+        latent: size of a step of the latent, where there is an autoencoder, against one of the pixels.
+    """
+
+    name: str
+    budget: VisibilityBudget
+    steps: int = 30
+    views: int = 2
+    step_size: float = 0.012
+    look: float = 15.0
+    coarsest: float = 8.0
+    chroma: float = 1 / 3
+    latent: float = 1.0
+
+
+PHOTO_PRESETS: dict[str, PhotoPreset] = {
+    "default": PhotoPreset("default", VisibilityBudget()),
+    "gentle": PhotoPreset("gentle", VisibilityBudget(40.0, 0.95, 6.0, 2.2)),
+    # However it looks: measured for what it hides, not for what it keeps.
+    "strong": PhotoPreset(
+        "strong", VisibilityBudget(30.0, 0.80, 24.0, 6.0), step_size=0.03, look=5.0
+    ),
+}
+
+
+def photo_preset_named(name: str) -> PhotoPreset:
+    """Look a photo's preset up by name."""
+    if name not in PHOTO_PRESETS:
+        raise FluxGuardError(f"Expected a preset out of {', '.join(PHOTO_PRESETS)}, got '{name}'.")
+    return PHOTO_PRESETS[name]

@@ -122,6 +122,22 @@ class FluxStack:
         return decode_latent(self.tiny_vae, latent)
 
 
+@dataclass(frozen=True, eq=False)
+class PipelineWords:
+    """Text -> ``Prompt`` through a ``FluxPipeline``; ``parts`` are its CLIP and T5, which a LoRA may change."""
+
+    pipeline: DiffusersModel
+
+    @torch.no_grad()
+    def __call__(self, text: str) -> Prompt:
+        context, pooled, _ = self.pipeline.encode_prompt(text, prompt_2=None)
+        return Prompt(context, pooled)
+
+    @property
+    def parts(self) -> tuple[DiffusersModel, DiffusersModel]:
+        return self.pipeline.text_encoder, self.pipeline.text_encoder_2
+
+
 def compute_dtype(transformer: DiffusersModel) -> torch.dtype:
     """The number format a transformer computes in: what its quantisation says, else its weights'.
 
@@ -148,15 +164,10 @@ def cast(model: DiffusersModel, dtype: torch.dtype) -> DiffusersModel:
 def from_pipeline(pipeline: DiffusersModel, *, tiny_vae: DiffusersModel | None = None) -> FluxStack:
     """Use a ``FluxPipeline`` as it is, with its LoRAs and its offloading."""
 
-    @torch.no_grad()
-    def encode_prompt(text: str) -> Prompt:
-        context, pooled, _ = pipeline.encode_prompt(text, prompt_2=None)
-        return Prompt(context, pooled)
-
     return FluxStack(
         transformer=pipeline.transformer,
         vae=frozen_decoder(pipeline.vae),
-        encode_prompt=encode_prompt,
+        encode_prompt=PipelineWords(pipeline),
         device=torch.device(pipeline._execution_device),
         layout=layout_of(pipeline.transformer),
         tiny_vae=tiny_vae,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import FluxGuardError
 from ..weights.loading import contents_of, load_tensors
-from .flux import DiffusersModel, FluxStack, Prompt, cast, diffusers, layout_of
+from .flux import DiffusersModel, FluxStack, PipelineWords, Prompt, cast, diffusers, layout_of
 from .flux_folder import text_pipeline
 from .flux_keys import flux_to_diffusers, without_prefix
 from .geometry import geometry_of
@@ -151,45 +151,7 @@ def text_encoders(
     folder: str | Path, *, dtype: torch.dtype = torch.bfloat16, device: str = "cpu"
 ) -> Callable[[str], Prompt]:
     """FLUX's CLIP and T5 from a diffusers folder (text_encoder, text_encoder_2 and their tokenizers)."""
-    pipeline = text_pipeline(Path(folder), dtype, device)
-
-    @torch.no_grad()
-    def encode_prompt(text: str) -> Prompt:
-        context, pooled, _ = pipeline.encode_prompt(text, prompt_2=None)
-        return Prompt(context, pooled)
-
-    return encode_prompt
-
-
-def add_lora(stack: FluxStack, path: str | Path, weight: float = 1.0) -> None:
-    """Put a LoRA of any format that diffusers reads on the transformer; several stack.
-
-    Raises:
-        FluxGuardError: nothing in the file fits the transformer.
-    """
-    tensors, _ = load_tensors(path)
-    loaded = diffusers().FluxPipeline.lora_state_dict(dict(tensors), return_alphas=True)
-    state, alphas = loaded[0], loaded[1]
-    for_transformer = {k: v for k, v in state.items() if k.startswith("transformer.")}
-    if not for_transformer:
-        raise FluxGuardError(
-            f"{Path(path).name} holds no LoRA for a FLUX transformer (it starts with {first_keys(tensors)}). "
-            "Choose a LoRA made for FLUX.1."
-        )
-    names = list(getattr(stack.transformer, "peft_config", {}))
-    adapter = f"lora{len(names)}"
-    try:
-        stack.transformer.load_lora_adapter(
-            for_transformer, network_alphas=alphas or None, adapter_name=adapter
-        )
-    except (ValueError, RuntimeError) as error:
-        raise FluxGuardError(
-            f"{Path(path).name} does not fit this transformer ({str(error).splitlines()[0]}). Choose a LoRA made "
-            "for this model."
-        ) from error
-    weights = [*getattr(stack.transformer, "_fluxguard_lora_weights", []), weight]
-    stack.transformer._fluxguard_lora_weights = weights
-    stack.transformer.set_adapters([*names, adapter], weights)
+    return PipelineWords(text_pipeline(Path(folder), dtype, device))
 
 
 def _fill(

@@ -6,7 +6,7 @@ The shapes decide the configuration; nothing is fetched. diffusers' own converte
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -53,13 +53,15 @@ _SINGLE = {
     "norm.key_norm": "attn.norm_k",
 }
 # Fused projections: one Black Forest Labs matrix holds several diffusers ones, stacked by rows.
-_DOUBLE_FUSED = {
+_DOUBLE_FUSED: dict[str, tuple[str, ...]] = {
     "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
     "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
 }
-_SINGLE_FUSED = {"linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")}
+_SINGLE_FUSED: dict[str, tuple[str, ...]] = {
+    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
+}
 
-_FAMILIES = (
+_FAMILIES: tuple[tuple[str, str, dict[str, str], dict[str, tuple[str, ...]]], ...] = (
     ("double_blocks", "transformer_blocks", _DOUBLE, _DOUBLE_FUSED),
     ("single_blocks", "single_transformer_blocks", _SINGLE, _SINGLE_FUSED),
 )
@@ -173,6 +175,32 @@ def flux_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "guidance_embeds": "guidance_in.in_layer.weight" in state,
         "axes_dims_rope": AXES_DIMS,
     }
+
+
+def matrices_of(double: int, single: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    """Each matrix's name, the diffusers layers that hold its rows in order, and whether these hold halves swapped.
+
+    Names are Black Forest Labs', and XLabs' and ComfyUI's for the parts of them that LoRAs change.
+    """
+    for name, target in _TOP.items():
+        yield name, (target,), target == _SWAPPED_HALVES
+    for (there, here, plain, fused), depth in zip(_FAMILIES, (double, single), strict=True):
+        names: dict[str, tuple[str, ...]] = {n: (t,) for n, t in plain.items()}
+        names |= fused
+        if there == "single_blocks":
+            names["linear1_qkv"] = fused["linear1"][:3]
+            names |= {"processor.qkv": fused["linear1"][:3], "processor.proj": ("proj_out",)}
+        else:
+            for number, side in ((1, "img"), (2, "txt")):
+                names[f"processor.qkv_lora{number}"] = fused[f"{side}_attn.qkv"]
+                names[f"processor.proj_lora{number}"] = (plain[f"{side}_attn.proj"],)
+        for index in range(depth):
+            for name, targets in names.items():
+                yield (
+                    f"{there}.{index}.{name}",
+                    tuple(f"{here}.{index}.{t}" for t in targets),
+                    False,
+                )
 
 
 def _block_targets(module: str) -> list[str]:

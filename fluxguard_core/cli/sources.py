@@ -10,8 +10,9 @@ from typing import Any, get_args
 import torch
 
 from ..backends.flux import FluxStack
-from ..backends.flux_files import add_lora, from_files, load_vae, text_encoders
+from ..backends.flux_files import from_files, load_vae, text_encoders
 from ..backends.flux_folder import from_folder
+from ..backends.flux_lora import add_lora
 from ..errors import FluxGuardError
 from ..faces.detectors import insightface_detector, typed_box, yunet
 from ..faces.face import FaceFinder

@@ -17,9 +17,10 @@ from fluxguard_core.backends.flux import (
     pack,
     unpack,
 )
-from fluxguard_core.backends.flux_files import add_lora, from_files, load_vae, text_encoders
+from fluxguard_core.backends.flux_files import from_files, load_vae, text_encoders
 from fluxguard_core.backends.flux_folder import from_folder
 from fluxguard_core.backends.flux_keys import flux_from_diffusers, flux_to_diffusers
+from fluxguard_core.backends.flux_lora import add_lora
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.flow import VelocityFusion, flux_schedule, generate, invert
 

@@ -30,7 +30,8 @@ def similarity_transform(source: Tensor, target: Tensor) -> Tensor:
     if bool((spread <= 1e-12).any()):
         raise FluxGuardError(
             "The face landmarks coincide in one point, so no face can be cut out there; expected "
-            "five different points (eyes, nose, mouth corners). Check the detector's output."
+            "five different points (eyes, nose, mouth corners).",
+            "Check the detector's output.",
         )
     a = (p * q).sum((1, 2)) / spread
     b = (p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]).sum(1) / spread

@@ -85,8 +85,8 @@ def _kornia_parts() -> tuple[Any, Any, Any]:
         from kornia.contrib import face_detection
     except ImportError as error:
         raise FluxGuardError(
-            "YuNet needs kornia >= 0.7.1, which is not installed; `pip install kornia`, or use "
-            "another detector."
+            "YuNet needs kornia 0.7.1 or later, which is not installed.",
+            "Run ‹install kornia›, or use another detector.",
         ) from error
     # Every version since 0.7.1 has YuNet in this module, and nms under one of two names.
     parts: Any = face_detection
@@ -118,8 +118,8 @@ def yunet(weights: str | Path, *, score: float = 0.6) -> FaceFinder:
         detector.model.load_state_dict(state)
     except RuntimeError as error:
         raise FluxGuardError(
-            f"{weights} is not YuNet's weight file (expected kornia's yunet_final.pth); download "
-            "it again or choose another detector."
+            f"{weights} is not YuNet's weight file (expected kornia's yunet_final.pth).",
+            "Download it again or choose another detector.",
         ) from error
     detector.eval().requires_grad_(False)
     return _yunet_finder(detector)
@@ -156,19 +156,20 @@ def insightface_detector(folder: str | Path, *, score: float = 0.5) -> FaceFinde
         from insightface.app import FaceAnalysis
     except ImportError as error:
         raise FluxGuardError(
-            "insightface is not installed; `pip install insightface` (1.0 or later), or use "
-            "another detector."
+            "insightface is not installed.",
+            'Run ‹install "insightface>=1.0"›, or use another detector.',
         ) from error
     if int(insightface.__version__.split(".")[0]) < 1:
         raise FluxGuardError(
-            f"insightface {insightface.__version__} is too old; `pip install -U insightface` "
-            "(1.0 or later)."
+            f"insightface {insightface.__version__} is too old.",
+            'Run ‹install "insightface>=1.0"›.',
         )
     pack = Path(folder).expanduser()
     if not any(pack.glob("*.onnx")):
         raise FluxGuardError(
             f"{pack} holds no .onnx files; expected the folder of an insightface pack such as "
-            "~/.insightface/models/buffalo_l. Download the pack first."
+            "~/.insightface/models/buffalo_l.",
+            "Download the pack first.",
         )
     analysis = FaceAnalysis(
         name=str(pack), root=str(pack.parent.parent), allowed_modules=["detection"]

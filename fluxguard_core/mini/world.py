@@ -56,7 +56,7 @@ def transformer_from(state: Mapping[str, Tensor]) -> Any:
         from diffusers import FluxTransformer2DModel
     except ImportError as error:
         raise FluxGuardError(
-            "This needs the diffusers package.", "Run ‹install fluxguard[diffusers]›."
+            "This needs the diffusers package.", "Run ‹install diffusers transformers accelerate›."
         ) from error
     config, converted = flux_to_diffusers(state)
     transformer: Any = FluxTransformer2DModel(**config)

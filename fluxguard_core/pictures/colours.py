@@ -35,12 +35,13 @@ def deep_grey(
     white, notes = _white_of(origin, values)
     if values.size and int(values.min()) < 0:
         raise PictureError(
-            f"{name} holds numbers below zero, for which a picture has no colour: save it with 8 or 16 bits."
+            f"{name} holds numbers below zero, for which a picture has no colour.",
+            "Save it with 8 or 16 bits.",
         )
     grey = values.astype(np.float64) / white
     if float(grey.max(initial=0)) > 1:
         raise PictureError(
-            f"{name} holds numbers above its white ({white:,}): save it with 8 or 16 bits."
+            f"{name} holds numbers above its white ({white:,}).", "Save it with 8 or 16 bits."
         )
     alpha = None
     if isinstance(key := image.info.get("transparency"), int):

@@ -60,7 +60,7 @@ def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
     several = ["It holds several pictures; the first was taken."] if opened.several else []
     image = opened.upright
     if image.mode == "F":
-        raise PictureError(f"{file} holds floating-point pixels: save it with 8 or 16 bits.")
+        raise PictureError(f"{file} holds floating-point pixels.", "Save it with 8 or 16 bits.")
     if image.mode.startswith("I"):
         values, alpha, told = deep_grey(image, opened.image, str(file))
         return Picture(values.expand(-1, 3, -1, -1).contiguous(), alpha, True, (*several, *told))
@@ -111,7 +111,8 @@ def to_pillow(picture: Picture | Tensor) -> Image.Image:
         if value.alpha.shape[-2:] != colours.shape[-2:]:
             raise PictureError(
                 f"The alpha channel is {tuple(value.alpha.shape[-2:])} and the picture "
-                f"{tuple(colours.shape[-2:])} (height, width): give both in one size."
+                f"{tuple(colours.shape[-2:])} (height, width).",
+                "Give both in one size.",
             )
         layers.append(_single(value.alpha)[0].to(colours))
     pixels = _bytes(torch.cat(layers))
@@ -122,8 +123,8 @@ def _single(values: Tensor) -> Tensor:
     image = values[None] if values.ndim == 3 else values
     if image.ndim != 4 or image.shape[0] != 1 or image.shape[1] not in (1, 3):
         raise PictureError(
-            f"Expected one picture [1,3,H,W] or [3,H,W]; got {tuple(values.shape)}. Write the "
-            "pictures of a batch one by one."
+            f"Expected one picture [1,3,H,W] or [3,H,W]; got {tuple(values.shape)}.",
+            "Write the pictures of a batch one by one.",
         )
     return image
 
@@ -161,7 +162,8 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
         os.replace(temporary, target)
     except OSError as error:
         raise PictureError(
-            f"{target} cannot be written ({error.strerror or error}): choose another name or folder."
+            f"{target} cannot be written ({error.strerror or error}).",
+            "Choose another name or folder.",
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -177,8 +179,8 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int]) -> Tensor:
     if picture.size != tuple(size):
         (height, width), (rows, columns) = picture.size, size
         raise PictureError(
-            f"The mask {path} is {width}x{height} pixels, the picture {columns}x{rows}: "
-            "save the mask in the picture's size."
+            f"The mask {path} is {width}x{height} pixels, the picture {columns}x{rows}.",
+            "Save the mask in the picture's size.",
         )
     mask = luma(picture.rgb)
     if picture.alpha is not None:
@@ -186,7 +188,7 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int]) -> Tensor:
     mask = mask.clamp(0, 1)
     if not bool((mask > 0).any()):
         raise PictureError(
-            f"The mask {path} is empty (all black), so nothing would be edited: paint the part "
-            "that may change white."
+            f"The mask {path} is empty (all black), so nothing would be edited.",
+            "Paint the part that may change white.",
         )
     return mask

@@ -57,7 +57,7 @@ def photos_in(folder: str | os.PathLike[str], *, recursive: bool = False) -> Pho
     root = Path(folder)
     if not root.is_dir():
         what = "is a file, not a folder" if root.is_file() else "does not exist"
-        raise PictureError(f"The folder {root} {what}: give a folder of photos.")
+        raise PictureError(f"The folder {root} {what}.", "Give a folder of photos.")
     taken: list[Path] = []
     passed: list[PassedOver] = []
     for path, why in _entries(root, recursive, frozenset({root.resolve()})):

@@ -93,14 +93,15 @@ def _check_file(path: Path) -> None:
     try:
         if not path.is_file():
             what = "is a folder, not a file" if path.is_dir() else "does not exist"
-            raise PictureError(f"The picture {path} {what}: check the name.")
+            raise PictureError(f"The picture {path} {what}.", "Check the name.")
         if path.stat().st_size == 0:
             raise PictureError(f"The picture {path} is empty (0 bytes): copy or download it again.")
         with path.open("rb") as file:
             head = file.read(12)
     except OSError as error:
         raise PictureError(
-            f"{path} may not be read ({error.strerror or error}): check its permissions and its disk."
+            f"{path} may not be read ({error.strerror or error}).",
+            "Check its permissions and its disk.",
         ) from error
     except ValueError as error:  # a name with a zero byte in it
         raise PictureError(f"The picture name {str(path)!r} is no name of a file.") from error
@@ -134,7 +135,7 @@ def _loaded(
         raise PictureError(_too_large(path, "far too many pixels", max_pixels)) from error
     except MemoryError as error:
         raise PictureError(
-            f"There is not enough memory for {path}: scale it down or close other programs."
+            f"There is not enough memory for {path}.", "Scale it down or close other programs."
         ) from error
     except Exception as error:  # decoders raise whatever a damaged header leads them to
         raise _damaged(path, error) from error

@@ -86,8 +86,8 @@ def vgg19_relu3_4(path: str | Path) -> VGG19Features:
     wrong = [k for k in expected if k not in given or given[k].shape != expected[k].shape]
     if wrong:
         raise FluxGuardError(
-            f"{Path(path).name} does not hold VGG19 features: {wrong[0]} is missing or has another shape. Give "
-            "torchvision's vgg19 weights, or use another perceptual distance."
+            f"{Path(path).name} does not hold VGG19 features: {wrong[0]} is missing or has another shape.",
+            "Give torchvision's vgg19 weights, or use another perceptual distance.",
         )
     network.load_state_dict(given)
     return network.eval().requires_grad_(False)
@@ -126,7 +126,8 @@ def _fill_lpips_backbone(model: Any, tensors: Mapping[str, Tensor], file: str) -
             if given is None or given.shape != parameter.shape:
                 raise FluxGuardError(
                     f"{file} is not the backbone that LPIPS expects: features.{number_and_leaf} is missing or "
-                    "has another shape. Give torchvision's weights of the same network."
+                    "has another shape.",
+                    "Give torchvision's weights of the same network.",
                 )
             parameter.copy_(given)
 
@@ -136,7 +137,7 @@ def _lpips() -> Any:
         import lpips
     except ImportError as error:
         raise FluxGuardError(
-            f"LPIPS needs the packages lpips and torchvision ({error}). Install them with: "
-            "pip install 'fluxguard[perceptual]', or choose the VGG19 distance, which needs neither."
+            f"LPIPS needs the packages lpips and torchvision ({error}).",
+            "Run ‹install lpips torchvision›, or choose the VGG19 distance, which needs neither.",
         ) from error
     return lpips

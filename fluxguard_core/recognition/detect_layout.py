@@ -169,8 +169,8 @@ def unwrap(state: State) -> dict[str, Tensor]:
         return dict(state)
     if len(whole) > 1:
         raise FluxGuardError(
-            f"The file holds several recognisers ({', '.join(whole)}...); expected one. Save the "
-            "one that is meant into a file of its own."
+            f"The file holds several recognisers ({', '.join(whole)}...); expected one.",
+            "Save the one that is meant into a file of its own.",
         )
     return {k.removeprefix(whole[0]): v for k, v in state.items() if k.startswith(whole[0])}
 
@@ -184,13 +184,14 @@ def detect(state: State) -> Layout:
             except (KeyError, IndexError) as error:
                 raise FluxGuardError(
                     f"The file starts like a face recogniser but misses {error}; it is truncated "
-                    "or altered. Download it again."
+                    "or altered.",
+                    "Download it again.",
                 ) from error
     shown = ", ".join(list(state)[:4]) or "no tensors at all"
     raise FluxGuardError(
         "The file is no face recogniser of a known layout (IR, IR-SE, IResNet, AdaFace, "
-        f"Inception-ResNet, MobileFaceNet, ViT); it holds {shown} ... Give one of those, or "
-        "convert an ONNX recogniser."
+        f"Inception-ResNet, MobileFaceNet, ViT); it holds {shown} ...",
+        "Give one of those, or convert an ONNX recogniser.",
     )
 
 
@@ -222,7 +223,8 @@ def build_network(state: State) -> tuple[nn.Module, Layout]:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise FluxGuardError(
             f"The file looks like {layout.name}, but {'; '.join(differences[:3])}{more}. It is "
-            "truncated or belongs to another model; download it again."
+            "truncated or belongs to another model.",
+            "Download it again.",
         )
     for key in network.state_dict():
         if key.endswith("num_batches_tracked"):

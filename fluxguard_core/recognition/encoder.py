@@ -90,8 +90,8 @@ class FaceEncoder:
         if faces.ndim != 4 or tuple(faces.shape[1:]) != expected:
             raise FluxGuardError(
                 f"{self.name} expects faces of shape [B, 3, {self.size}, {self.size}], got "
-                f"{list(faces.shape)}; cut them with recognition.align(image, landmarks, "
-                f"encoder.crop) first."
+                f"{list(faces.shape)}.",
+                "Cut them with recognition.align(image, landmarks, encoder.crop) first.",
             )
         device, parameter = faces.device, next(self.network.parameters(), None)
         if parameter is not None:
@@ -112,8 +112,8 @@ class FaceEncoder:
                 return entry.value
         known = ", ".join(f"{entry.far:g}" for entry in self.thresholds) or "none"
         raise FluxGuardError(
-            f"{self.name} has no threshold at false accept rate {far:g} (known: {known}); measure "
-            f"one on pictures of strangers with ‹run calibrate FILE --faces DIR›."
+            f"{self.name} has no threshold at false accept rate {far:g} (known: {known}).",
+            "Measure one on pictures of strangers with ‹run calibrate FILE --faces DIR›.",
         )
 
 

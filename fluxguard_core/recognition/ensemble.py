@@ -82,7 +82,8 @@ class Ensemble:
             if id(encoder.network) in attacked:
                 raise FluxGuardError(
                     f"{encoder.name} is held out, but its network is also attacked; the verdict "
-                    "would not be independent. Take it out of one of the two lists."
+                    "would not be independent.",
+                    "Take it out of one of the two lists.",
                 )
 
     @property

@@ -57,8 +57,8 @@ def photo(*images: Tensor) -> Identity:
     for image in images:
         if image.ndim != 3 or image.shape[0] != 3:
             raise FluxGuardError(
-                f"An identity photo must be [3, H, W], got {list(image.shape)}; give each photo "
-                "on its own, RGB in [0, 1]."
+                f"An identity photo must be [3, H, W], got {list(image.shape)}.",
+                "Give each photo on its own, RGB in [0, 1].",
             )
     return Identity("photo", photos=tuple(images))
 
@@ -110,7 +110,8 @@ def _photo_embedding(
             if face.landmarks is None:
                 raise FluxGuardError(
                     "The detector gave a box without landmarks for an identity photo; expected "
-                    "five points. Use a detector that finds landmarks."
+                    "five points.",
+                    "Use a detector that finds landmarks.",
                 )
             crop = align(image[None], face.landmarks[None], encoder.crop)
         vectors.append(embed_fixed(encoder, crop)[0])

@@ -26,7 +26,7 @@ def _metadata_thresholds(path: Path, metadata: Mapping[str, str]) -> tuple[Thres
         return parse_thresholds(json.loads(text))
     except (ValueError, KeyError, TypeError) as error:
         raise FluxGuardError(
-            f"{path} carries thresholds that cannot be read ({error}); download it again."
+            f"{path} carries thresholds that cannot be read ({error}).", "Download it again."
         ) from error
 
 
@@ -38,7 +38,8 @@ def _metadata_strangers(path: Path, metadata: Mapping[str, str]) -> Strangers | 
         return parse_strangers(json.loads(text))
     except (ValueError, KeyError, TypeError) as error:
         raise FluxGuardError(
-            f"{path} carries figures on strangers that cannot be read ({error}); download it again."
+            f"{path} carries figures on strangers that cannot be read ({error}).",
+            "Download it again.",
         ) from error
 
 

@@ -193,13 +193,16 @@ def labels_from_landmarks(landmarks: Tensor, height: int, width: int) -> Tensor:
     count = landmarks.shape[0]
     if count not in (68, 468, 478):
         raise FluxGuardError(
-            f"{count} landmarks do not outline a face: give 68 or 478, or a face parser's labels."
+            f"{count} landmarks do not outline a face.",
+            "Give 68 or 478, or a face parser's labels.",
         )
     labels = torch.full((height, width), UNKNOWN, dtype=torch.uint8, device=landmarks.device)
     for label, points in _outlines(landmarks.detach().to(torch.float32)):
         labels[polygon(points, height, width)] = label
     if not isin(labels, *FACE_IDS).any():
-        raise NoFace("The landmarks lie outside the picture: give the landmarks of this picture.")
+        raise NoFace(
+            "The landmarks lie outside the picture.", "Give the landmarks of this picture."
+        )
     return labels
 
 
@@ -291,8 +294,8 @@ def face_frame(labels: Tensor, landmarks: Tensor | None = None) -> FaceFrame:
     face = isin(labels, *FACE_IDS)
     if not face.any():
         raise NoFace(
-            "The face parser found no face in this picture. Give a picture in which the face is "
-            "larger and looks at the camera, or give a mask."
+            "The face parser found no face in this picture.",
+            "Give a picture in which the face is larger and looks at the camera, or give a mask.",
         )
     x, y = _grid(labels)
     points = None if landmarks is None else five_points(landmarks).to(labels.device)

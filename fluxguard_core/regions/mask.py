@@ -26,11 +26,13 @@ def checked(mask: Tensor) -> Tensor:
         raise FluxGuardError(f"A mask must be [B,1,H,W]; got {tuple(mask.shape)}.")
     mask = mask.to(torch.float32) if not mask.is_floating_point() else mask
     if not bool(torch.isfinite(mask).all()) or mask.min() < 0 or mask.max() > 1:
-        raise FluxGuardError("A mask's values must lie in [0,1]; rescale it (white = may change).")
+        raise FluxGuardError(
+            "A mask's values must lie in [0,1].", "Rescale it (white = may change)."
+        )
     if not bool((mask.flatten(1).amax(1) > 0).all()):
         raise EmptyMask(
-            "The mask is empty, so nothing would be edited: paint the part that may change white, "
-            "or name a region in words."
+            "The mask is empty, so nothing would be edited.",
+            "Paint the part that may change white, or name a region in words.",
         )
     return mask
 
@@ -58,7 +60,7 @@ def text_mask(
     """
     regions = regions_in(text) if source is None else regions_of_edit(source, text)
     if parser is None and landmarks is None:
-        raise FluxGuardError("Words need a face parser or landmarks to become a mask; give one.")
+        raise FluxGuardError("Words need a face parser or landmarks to become a mask.", "Give one.")
     masks = []
     for picture in image:
         if parser is not None:
@@ -82,7 +84,7 @@ def intersection(*masks: Tensor) -> Tensor:
 
 def _folded(join: Callable[[Tensor, Tensor], Tensor], masks: tuple[Tensor, ...]) -> Tensor:
     if not masks:
-        raise FluxGuardError("No mask was given to combine; give at least one.")
+        raise FluxGuardError("No mask was given to combine.", "Give at least one.")
     sizes = {tuple(mask.shape[-2:]) for mask in masks}
     if len(sizes) > 1:
         listed = ", ".join(f"{w}x{h}" for h, w in sorted(sizes))
@@ -131,7 +133,8 @@ def soft_mask(mask: Tensor, factor: int, *, size: tuple[int, int] | None = None)
     if down < 0 or right < 0:
         raise FluxGuardError(
             f"A mask of {width}x{height} pixels does not fit into {columns}x{rows} cells of "
-            f"{factor} pixels: give the mask of the picture that was encoded."
+            f"{factor} pixels.",
+            "Give the mask of the picture that was encoded.",
         )
     soft = gaussian_blur(mask.to(torch.float32), 1.0)
     soft = F.pad(soft, (0, right, 0, down), mode="replicate")

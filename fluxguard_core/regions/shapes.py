@@ -271,8 +271,8 @@ def region_mask(region: str, labels: Tensor, landmarks: Tensor | None = None) ->
     if not mask.any():
         raise EmptyMask(
             f"This picture has no pixel for the region {region!r}: the face parser (or the "
-            "landmarks) did not find it. Name another region, choose another parser, or draw the "
-            "mask by hand."
+            "landmarks) did not find it.",
+            "Name another region, choose another parser, or draw the mask by hand.",
         )
     return mask
 
@@ -285,7 +285,9 @@ def regions_mask(
     Raises EmptyMask when none is there, and else what `region_mask` raises.
     """
     masks: list[Tensor] = []
-    failure = EmptyMask("No region was asked for, so the mask would be empty: name at least one.")
+    failure = EmptyMask(
+        "No region was asked for, so the mask would be empty.", "Name at least one."
+    )
     for region in regions:
         try:
             masks.append(region_mask(region, labels, landmarks))

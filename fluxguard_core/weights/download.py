@@ -80,18 +80,18 @@ def download(
         say(f"{entry.id} is already at {target}")
         return target
     if entry.url is None:
-        raise DownloadError(f"{entry.id} cannot be downloaded. {entry.remedy}")
+        raise DownloadError(f"{entry.id} cannot be downloaded.", entry.remedy)
     if entry.consent and not accept_licence:
         raise ConsentError(licence_question(entry))
     if settings.offline:
         raise OfflineError(
-            f"{entry.id} is not here and offline mode is on (FLUXGUARD_OFFLINE or "
-            f"HF_HUB_OFFLINE): fetch {entry.url} elsewhere and put it at {target}."
+            f"{entry.id} is not here and offline mode is on (FLUXGUARD_OFFLINE or HF_HUB_OFFLINE).",
+            f"Fetch {entry.url} elsewhere and put it at {target}.",
         )
     if target.exists() and not replace:
         raise DownloadError(
-            f"{target} is not the {entry.id} of the manifest. Move it away, choose another folder "
-            "with --to, or replace it with --replace."
+            f"{target} is not the {entry.id} of the manifest.",
+            "Move it away, choose another folder with ‹give to›, or replace it with ‹give replace›.",
         )
     url = mirrored(entry.url, settings.mirror)
     try:
@@ -175,8 +175,8 @@ def _transfer(
             failures = 1 if part.received > before else failures + 1
             if failures >= settings.tries:
                 raise DownloadError(
-                    f"{entry.id}: {problem} ({failures} tries). {part.received:,} bytes are kept; "
-                    "run the same command again to go on."
+                    f"{entry.id}: {problem} ({failures} tries). {part.received:,} bytes are kept.",
+                    "Run the same command again to go on.",
                 ) from None
             if problem.restart:
                 part.restart(None)
@@ -191,7 +191,8 @@ def _receive(entry: Entry, part: _Part, url: str, body: Body, bar: Progress | No
         part.remove()
         raise DownloadError(
             f"{entry.id}: the manifest says {entry.size:,} bytes, the server offers "
-            f"{body.total:,}: {_offered(body)}. Nothing was kept. Check the mirror or the connection."
+            f"{body.total:,}: {_offered(body)}. Nothing was kept.",
+            "Check the mirror or the connection.",
         )
     if body.start == 0:
         part.restart(body.validator)
@@ -233,7 +234,8 @@ def _pour(
             part.remove()
             raise DownloadError(
                 f"{entry.id}: the server sends more than the {limit:,} bytes expected. Nothing was "
-                "kept; check the mirror or the connection."
+                "kept.",
+                "Check the mirror or the connection.",
             )
         with _full_disk(entry, part):
             written = 0
@@ -255,7 +257,8 @@ def _full_disk(entry: Entry, part: _Part) -> Iterator[None]:
         kept = part.path.stat().st_size
         raise DownloadError(
             f"{entry.id}: the disk is full ({part.path.parent}). {kept:,} bytes are kept in "
-            f"{part.path.name}: free some space and run the same command again, or delete it."
+            f"{part.path.name}.",
+            "Free some space and run the same command again, or delete it.",
         ) from error
 
 
@@ -265,7 +268,8 @@ def _room(entry: Entry, part: _Part, expected: int | None) -> None:
     if needed > free:
         raise DownloadError(
             f"{entry.id}: the disk is too full: {needed:,} bytes are needed, {free:,} are free in "
-            f"{part.path.parent}. Free some space, or choose another folder with --to."
+            f"{part.path.parent}.",
+            "Free some space, or choose another folder with ‹give to›.",
         )
 
 
@@ -301,8 +305,9 @@ def _check(entry: Entry, part: _Part, url: str) -> None:
     if part.received and (found := stand_in(part.path)):
         part.remove()
         raise DownloadError(
-            f"{entry.id}: what {hide_login(url)} sent is {found}. It was deleted. Open the address in a "
-            "browser to see what it asks for, or set a mirror with FLUXGUARD_MIRROR."
+            f"{entry.id}: what {hide_login(url)} sent is {found}. It was deleted.",
+            "Open the address in a "
+            "browser to see what it asks for, or set a mirror with FLUXGUARD_MIRROR.",
         )
     if entry.size is not None and part.received != entry.size:
         problem = f"expected {entry.size:,} bytes, got {part.received:,}"
@@ -313,7 +318,8 @@ def _check(entry: Entry, part: _Part, url: str) -> None:
     part.remove()
     raise DownloadError(
         f"{entry.id}: {problem}. What {hide_login(url)} sent is not the file of the manifest and "
-        "was deleted. Try again; if it stays so, the mirror or the connection alters files."
+        "was deleted.",
+        "Try again; if it stays so, the mirror or the connection alters files.",
     )
 
 

@@ -41,7 +41,7 @@ def load_tensors(
         return read_safetensors(file, remedy)
     if kind in {"zip", "legacy checkpoint"}:
         return _checkpoint(file, kind, remedy)
-    raise ModelFileError(f"{file} is {what_it_is(kind)}. {remedy}")
+    raise ModelFileError(f"{file} is {what_it_is(kind)}.", remedy)
 
 
 def contents_of(path: str | Path) -> Contents:
@@ -63,36 +63,37 @@ def check_file(file: Path, expected: Entry | None) -> None:
     """ModelFileError unless `file` is there, not empty and, where known, of the right bytes."""
     remedy = _remedy(file, expected)
     if file.is_dir():
-        raise ModelFileError(f"{file} is a folder, not a file. Give one of the files in it.")
+        raise ModelFileError(f"{file} is a folder, not a file.", "Give one of the files in it.")
     if not file.is_file():
         if partial_path(file).is_file():
-            raise ModelFileError(f"{file} is only half downloaded. {remedy}")
-        raise ModelFileError(f"There is no file {file}. {remedy}")
+            raise ModelFileError(f"{file} is only half downloaded.", remedy)
+        raise ModelFileError(f"There is no file {file}.", remedy)
     if file.name.lower().endswith(UNFINISHED):
-        raise ModelFileError(f"{file} is a half-finished download. {remedy}")
+        raise ModelFileError(f"{file} is a half-finished download.", remedy)
     try:
         size = file.stat().st_size
         file.open("rb").close()
     except OSError as error:
         raise ModelFileError(
-            f"{file} may not be read ({error.strerror or error}): check its permissions."
+            f"{file} may not be read ({error.strerror or error}).", "Check its permissions."
         ) from error
     if size == 0:
-        raise ModelFileError(f"{file} is empty. {remedy}")
+        raise ModelFileError(f"{file} is empty.", remedy)
     if expected is None:
         return
     if expected.size is not None and size != expected.size and file_kind(file) not in STAND_INS:
         state = "truncated" if size < expected.size else "a different file"
         raise ModelFileError(
-            f"{file} is {state}: {size:,} bytes instead of the {expected.size:,} of "
-            f"{expected.id}. {remedy}"
+            f"{file} is {state}: {size:,} bytes instead of the {expected.size:,} of {expected.id}.",
+            remedy,
         )
     if expected.sha256 is not None and size == expected.size:
         got = file_sha256(file)
         if got != expected.sha256:
             raise ModelFileError(
                 f"{file} is altered or another version of {expected.id}: sha256 {got} instead of "
-                f"{expected.sha256}. {remedy}"
+                f"{expected.sha256}.",
+                remedy,
             )
 
 
@@ -111,16 +112,16 @@ def _checkpoint(file: Path, kind: str, remedy: str) -> tuple[dict[str, Tensor], 
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if kind == "legacy checkpoint" and "truncated" in str(error):
-            raise ModelFileError(f"{file} is truncated. {remedy}") from error
+            raise ModelFileError(f"{file} is truncated.", remedy) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown objects"
         raise ModelFileError(
             f"{file} holds Python objects besides tensors and was not opened, for such files can "
-            f"run code ({reason[:200]}). Ask for a safetensors version, or convert it where you "
-            "trust it."
+            f"run code ({reason[:200]}).",
+            "Ask for a safetensors version, or convert it where you trust it.",
         ) from error
     except Exception as error:  # PyTorch's readers raise whatever damaged bytes lead them to
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ModelFileError(f"{file} is truncated or damaged: {reason}. {remedy}") from error
+        raise ModelFileError(f"{file} is truncated or damaged: {reason}.", remedy) from error
     return _unwrap(file, content)
 
 
@@ -130,12 +131,13 @@ def _check_archive(file: Path, remedy: str) -> None:
             names = archive.namelist()
     except zipfile.BadZipFile:
         raise ModelFileError(
-            f"{file} is truncated: the end of the archive is missing. {remedy}"
+            f"{file} is truncated: the end of the archive is missing.", remedy
         ) from None
     if any(name.endswith("constants.pkl") for name in names):
         raise ModelFileError(
             f"{file} is a TorchScript program, not plain weights; FluxGuard does not run foreign "
-            "programs. Use the checkpoint or safetensors version."
+            "programs.",
+            "Use the checkpoint or safetensors version.",
         )
     if not any(name.endswith("data.pkl") for name in names):
         raise ModelFileError(
@@ -157,7 +159,8 @@ def _unwrap(file: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, str]
             return tensors, {str(k): str(v) for k, v in content.items() if _is_note(v)}
     raise ModelFileError(
         f"{file} holds no tensors by name (a {type(content).__name__} at the top); expected a "
-        "state dictionary. Use the checkpoint that the model's own loader reads."
+        "state dictionary.",
+        "Use the checkpoint that the model's own loader reads.",
     )
 
 

@@ -121,7 +121,7 @@ def manifest_path() -> Path:
         if path.is_file():
             return path
     raise ManifestError(
-        f"models_manifest.json is neither in {PACKAGE_ROOT} nor beside it; reinstall FluxGuard."
+        f"models_manifest.json is neither in {PACKAGE_ROOT} nor beside it.", "Reinstall FluxGuard."
     )
 
 

@@ -46,20 +46,21 @@ def read_contents(file: Path, remedy: str = "") -> Contents:
         header = stream.read(length) if fits else b""
     if not header:
         raise ModelFileError(
-            f"{file} is truncated: its header should take {length:,} bytes, the file has "
-            f"{size:,}. {remedy}"
+            f"{file} is truncated: its header should take {length:,} bytes, the file has {size:,}.",
+            remedy,
         )
     try:
         contents, needed = _parsed(json.loads(header))
     except _FOREIGN:  # a RecursionError, too, is a RuntimeError
         raise ModelFileError(
-            f"{file} is not a safetensors file: unreadable header. {remedy}"
+            f"{file} is not a safetensors file: unreadable header.", remedy
         ) from None
     if 8 + length + needed != size:
         state = "truncated" if 8 + length + needed > size else "damaged"
         raise ModelFileError(
             f"{file} is {state}: its tensors need {8 + length + needed:,} bytes, the file has "
-            f"{size:,}. {remedy}"
+            f"{size:,}.",
+            remedy,
         )
     return contents
 
@@ -81,6 +82,4 @@ def read_safetensors(file: Path, remedy: str = "") -> tuple[dict[str, Tensor], d
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             return tensors, dict(opened.metadata() or {})
     except (SafetensorError, OSError, MemoryError, *_FOREIGN) as error:
-        raise ModelFileError(
-            f"{file} is not a sound safetensors file: {error}. {remedy}"
-        ) from error
+        raise ModelFileError(f"{file} is not a sound safetensors file: {error}.", remedy) from error

@@ -97,8 +97,9 @@ def mirrored(url: str, mirror: str | None) -> str:
     if not allowed_url(address):
         raise DownloadError(
             f"The mirror {hide_login(mirror)!r} does not give an https address "
-            "(http is allowed to this machine only). Set FLUXGUARD_MIRROR or --mirror to an "
-            "address such as https://mirror.example or https://mirror.example/{host}/{path}."
+            "(http is allowed to this machine only).",
+            "Set FLUXGUARD_MIRROR or ‹give mirror› to an "
+            "address such as https://mirror.example or https://mirror.example/{host}/{path}.",
         )
     return address
 
@@ -174,7 +175,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if not allowed_url(newurl) or downgrade or new.username is not None:
             raise DownloadError(
                 f"{old.hostname} redirects to {hide_login(newurl)!r}, which is not an https "
-                "address; nothing was fetched. Report this to the file's publisher."
+                "address; nothing was fetched.",
+                "Report this to the file's publisher.",
             )
         kept = dict(req.header_items())
         if (old.scheme, old.hostname, old.port) != (new.scheme, new.hostname, new.port):
@@ -191,8 +193,9 @@ def _refusal(url: str, error: urllib.error.HTTPError) -> Exception:
     if error.code in {401, 403}:
         page = url.split("/resolve/")[0]
         return DownloadError(
-            f"{host} refuses access ({error.code}). If the file is gated, accept its terms at "
-            f"{page} and give your account's token as HF_TOKEN."
+            f"{host} refuses access ({error.code}).",
+            f"If the file is gated, accept its terms at "
+            f"{page} and give your account's token as HF_TOKEN.",
         )
     if 300 <= error.code < 400:
         return DownloadError(f"{host} redirects in circles or to something that is not https.")
@@ -228,6 +231,7 @@ def _body(response: Any, asked: int) -> Body:
         response.close()
         raise DownloadError(
             f"{urlsplit(response.url).hostname} answered a different range than the one asked "
-            f"for ({headers.get('Content-Range')!r}); delete the .part file and try again."
+            f"for ({headers.get('Content-Range')!r}).",
+            "Delete the .part file and try again.",
         )
     return Body(response, asked, int(match[3]), validator, response.url)

@@ -95,17 +95,18 @@ def require(entry: Entry, roots: Sequence[Path] | None = None) -> Path:
     for place in places:
         if partial_path(place).exists():
             raise ModelFileError(
-                f"{entry.id} is only half downloaded ({partial_path(place)}). {entry.remedy}"
+                f"{entry.id} is only half downloaded ({partial_path(place)}).", entry.remedy
             )
         if entry.size is not None and place.is_file():
             raise ModelFileError(
                 f"{place} has {place.stat().st_size:,} bytes instead of the {entry.size:,} of "
-                f"{entry.id}: it is truncated, or another model. {entry.remedy}"
+                f"{entry.id}: it is truncated, or another model.",
+                entry.remedy,
             )
     looked = "\n  ".join(str(place) for place in places)
     raise ModelFileError(
-        f"The file of {entry.id} ({entry.file}) was not found. Looked at:\n  {looked}\n"
-        f"{entry.remedy}"
+        f"The file of {entry.id} ({entry.file}) was not found. Looked at:\n  {looked}\n",
+        entry.remedy,
     )
 
 

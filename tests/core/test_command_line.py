@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from fluxguard_core.cli import command_line
+from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.weights import load_manifest
 
-PACK = Path(command_line.__file__).resolve().parents[1]
+PACK = Path(command_line.__file__).resolve().parents[2]
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -48,7 +49,7 @@ def test_messages_name_a_command_that_exists(
 ) -> None:
     for installed in (True, False):
         monkeypatch.setattr(command_line, "installed", lambda answer=installed: answer)
-        message = load_manifest()["auraface"].remedy
+        message = FluxGuardError("", load_manifest()["auraface"].remedy).told(command_line.TERMINAL)
         assert ("`fluxguard models download auraface`" in message) == installed
         assert "models download auraface`" in message
     typed = shlex.split(command_line.command("models list").strip("`"))

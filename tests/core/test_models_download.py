@@ -378,7 +378,7 @@ def test_consent_and_offline_come_before_the_network(serve: Any, tmp_path: Path)
 def test_a_file_of_the_user_is_not_overwritten(serve: Any, tmp_path: Path) -> None:
     target = tmp_path / "w.safetensors"
     target.write_bytes(b"mine")
-    with pytest.raises(DownloadError, match="--replace"):
+    with pytest.raises(DownloadError, match="replace it with 'replace'"):
         download(entry_for(serve()), target, FAST)
     assert target.read_bytes() == b"mine"
     assert download(entry_for(serve()), target, FAST, replace=True).read_bytes() == DATA

@@ -75,7 +75,7 @@ def test_arithmetic() -> None:
 
 def test_checked_names_what_is_wrong() -> None:
     assert checked(torch.ones(8, 8, dtype=torch.bool)).shape == (1, 1, 8, 8)
-    with pytest.raises(EmptyMask, match="paint"):
+    with pytest.raises(EmptyMask, match="Paint"):
         checked(torch.zeros(8, 8))
     with pytest.raises(EmptyMask):
         checked(torch.stack((torch.ones(1, 8, 8), torch.zeros(1, 8, 8))))

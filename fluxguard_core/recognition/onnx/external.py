@@ -21,17 +21,19 @@ def data_file(model: Path, name: str) -> Path:
     if not name or name != Path(name).name or "\\" in name or ":" in name or name in {".", ".."}:
         raise UnsupportedGraph(
             f"{model.name} keeps its weights in {name[:80]!r}; expected a plain file name beside it. "
-            "Such a graph could read any file, so it is refused. Save it again with its data inside."
+            "Such a graph could read any file, so it is refused.",
+            "Save it again with its data inside.",
         )
     path = model.with_name(name)
     if not path.is_file():
         raise ModelFileError(
-            f"{model.name} keeps its weights in {name}, which is not beside it. Put both files into "
-            "one folder, under the names they were made with."
+            f"{model.name} keeps its weights in {name}, which is not beside it.",
+            "Put both files into one folder, under the names they were made with.",
         )
     if path.stat().st_size and file_kind(path) in {"lfs pointer", "web page"}:
         raise ModelFileError(
-            f"{name}, which holds the weights of {model.name}, is a {file_kind(path)}, not data. Fetch it again."
+            f"{name}, which holds the weights of {model.name}, is a {file_kind(path)}, not data.",
+            "Fetch it again.",
         )
     return path
 
@@ -48,13 +50,15 @@ def external_bytes(model: Path, proto: Any) -> bytes:
     if length != expected or offset < 0:
         raise ModelFileError(
             f"{model.name}: tensor {proto.name[:80]!r} of {expected:,} bytes is said to lie at "
-            f"{facts.get('offset', '0')[:20]} with {facts.get('length', '?')[:20]}. Fetch both files again."
+            f"{facts.get('offset', '0')[:20]} with {facts.get('length', '?')[:20]}.",
+            "Fetch both files again.",
         )
     size = path.stat().st_size
     if offset + length > size:
         raise ModelFileError(
             f"{path.name} is truncated: {model.name} reads up to byte {offset + length:,}, the file "
-            f"has {size:,}. Fetch it again."
+            f"has {size:,}.",
+            "Fetch it again.",
         )
     with path.open("rb") as stream:
         stream.seek(offset)

@@ -21,7 +21,7 @@ def _pads(node: Node) -> Pads | None:
         return None
     if mode not in {"NOTSET", "VALID"}:
         raise UnsupportedGraph(
-            f"{node.op}: auto_pad={mode} is not supported; export with explicit pads."
+            f"{node.op}: auto_pad={mode} is not supported.", "Export with explicit pads."
         )
     pads = node.integers("pads", [0, 0, 0, 0])
     if len(pads) != 4 or any(not 0 <= pad <= 512 for pad in pads):

@@ -103,7 +103,7 @@ def clip(node: Node) -> Apply:
 @builder("Add", "Sub", "Mul", "Div", "Pow", "Mod")
 def arithmetic(node: Node) -> Apply:
     if "axis" in node.attributes or "broadcast" in node.attributes:
-        raise UnsupportedGraph(f"{node.op} of an opset before 7 is refused; export it again.")
+        raise UnsupportedGraph(f"{node.op} of an opset before 7 is refused.", "Export it again.")
     functions: dict[str, Apply] = {
         "Add": torch.add,
         "Sub": torch.sub,

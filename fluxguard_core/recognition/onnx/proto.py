@@ -21,8 +21,8 @@ def import_onnx() -> Any:
         import onnx
     except ImportError:
         raise FluxGuardError(
-            "Reading an ONNX recogniser for the first time needs the onnx package: "
-            "‹install onnx› (afterwards the converted copy is used and it is not needed)."
+            "Reading an ONNX recogniser for the first time needs the onnx package.",
+            "Run ‹install onnx›; afterwards the converted copy is used and it is not needed.",
         ) from None
     return onnx
 
@@ -38,13 +38,15 @@ def load_proto(path: Path) -> Any:
             model = inline_local_functions(model)
     except Exception as error:  # protobuf's DecodeError has a different home in each version
         text = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ModelFileError(f"{path} is not a whole ONNX file: {text}. Fetch it again.") from error
+        raise ModelFileError(
+            f"{path} is not a whole ONNX file: {text}.", "Fetch it again."
+        ) from error
     if not model.graph.node:
         raise ModelFileError(f"{path} holds no graph; it is truncated or not an ONNX file.")
     if opset(model) < 7:
         raise UnsupportedGraph(
-            f"{path.name} uses opset {opset(model)}; expected 7 or later. Convert it with "
-            "onnx.version_converter."
+            f"{path.name} uses opset {opset(model)}; expected 7 or later.",
+            "Convert it with onnx.version_converter.",
         )
     return model
 
@@ -81,7 +83,8 @@ def tensor(path: Path, proto: Any) -> Tensor:
         raise
     except Exception as error:  # numpy's and protobuf's own
         raise ModelFileError(
-            f"{path.name}: tensor {proto.name[:80]!r} cannot be read ({str(error)[:150]}). Fetch it again."
+            f"{path.name}: tensor {proto.name[:80]!r} cannot be read ({str(error)[:150]}).",
+            "Fetch it again.",
         ) from error
     if value.is_complex():
         raise UnsupportedGraph(f"{path.name}: tensor {proto.name[:80]!r} holds complex numbers.")

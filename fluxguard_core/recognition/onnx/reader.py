@@ -124,7 +124,8 @@ def _check_operators(nodes: Sequence[Node]) -> None:
     if foreign:
         raise UnsupportedGraph(
             f"The graph uses operators outside the whitelist: {', '.join(foreign)}. "
-            f"Supported are {', '.join(sorted(OPERATORS))}. Use the PyTorch original of this model."
+            f"Supported are {', '.join(sorted(OPERATORS))}.",
+            "Use the PyTorch original of this model.",
         )
 
 
@@ -135,7 +136,7 @@ def _entrance(proto: Any, constants: dict[str, Tensor], size: int) -> _Entrance:
         raise UnsupportedGraph(f"The graph has inputs {names or 'none'}; expected one picture.")
     kind = inputs[0].type.tensor_type
     if kind.elem_type != import_onnx().TensorProto.FLOAT:
-        raise UnsupportedGraph("The graph's input is not float32; use the float32 version.")
+        raise UnsupportedGraph("The graph's input is not float32.", "Use the float32 version.")
     dims = [max(0, d.dim_value) if d.HasField("dim_value") else 0 for d in kind.shape.dim]
     last = len(dims) == 4 and dims[3] == 3 and dims[1] == dims[2] and dims[1] != 3
     plain = len(dims) == 4 and dims[1] in {0, 3} and dims[2] == dims[3]

@@ -58,7 +58,8 @@ def verify(path: Path, graph: Graph, network: GraphNetwork, *, seed: int = 0) ->
         ) from reason
     if not bool(got.isfinite().all()) or not bool(got.abs().sum(1).gt(0).all()):
         raise UnsupportedGraph(
-            f"{path.name} gives no usable vector for a picture: its weights are damaged. Fetch it again."
+            f"{path.name} gives no usable vector for a picture: its weights are damaged.",
+            "Fetch it again.",
         )
     if got.shape != expected.shape:
         raise UnsupportedGraph(

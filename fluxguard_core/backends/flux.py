@@ -116,8 +116,8 @@ class FluxStack:
         """The same through the tiny decoder: an approximation for gradients."""
         if self.tiny_vae is None:
             raise FluxGuardError(
-                "The fast preset needs a tiny decoder (TAESD layout, 16 latent channels). Give its file, or "
-                "choose the default preset."
+                "The fast preset needs a tiny decoder (TAESD layout, 16 latent channels).",
+                "Give its file, or choose the default preset.",
             )
         return decode_latent(self.tiny_vae, latent)
 
@@ -269,7 +269,8 @@ def _per_item(tensor: Tensor, batch: int) -> Tensor:
         return tensor
     if batch % tensor.shape[0]:
         raise FluxGuardError(
-            f"{tensor.shape[0]} prompts do not divide a batch of {batch} pictures. Give one prompt, or one each."
+            f"{tensor.shape[0]} prompts do not divide a batch of {batch} pictures.",
+            "Give one prompt, or one each.",
         )
     return tensor.repeat(batch // tensor.shape[0], *[1] * (tensor.ndim - 1))
 
@@ -284,6 +285,6 @@ def diffusers() -> Any:
         import diffusers
     except ImportError as error:
         raise FluxGuardError(
-            "This needs the diffusers package. Install it with: pip install 'fluxguard[diffusers]'"
+            "This needs the diffusers package.", "Run ‹install diffusers transformers accelerate›."
         ) from error
     return diffusers

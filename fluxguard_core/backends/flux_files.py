@@ -87,7 +87,8 @@ def load_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> DiffusersM
         state = convert_ldm_vae_checkpoint(dict(tensors), config)
     except (KeyError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         raise FluxGuardError(
-            f"{name} is an incomplete FLUX autoencoder ({type(error).__name__}: {error}). Download it again."
+            f"{name} is an incomplete FLUX autoencoder ({type(error).__name__}: {error}).",
+            "Download it again.",
         ) from error
     _fill(model, state, name)
     return cast(model, dtype)
@@ -98,8 +99,8 @@ def require_same_latent(transformer: DiffusersModel, vae: DiffusersModel, name: 
     channels, taken = vae.config.latent_channels, transformer.config.in_channels // 4
     if channels != taken:
         raise FluxGuardError(
-            f"{name} has a latent of {channels} channels, the transformer takes {taken}. Choose the autoencoder "
-            "that belongs to the transformer: ae.safetensors for FLUX.1."
+            f"{name} has a latent of {channels} channels, the transformer takes {taken}.",
+            "Choose the autoencoder that belongs to the transformer: ae.safetensors for FLUX.1.",
         )
 
 
@@ -116,14 +117,15 @@ def vae_config(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
     entrance = state.get(f"{prefix}decoder.conv_in.weight")
     if f"{prefix}encoder.down.0.block.0.conv1.weight" not in state or entrance is None:
         raise FluxGuardError(
-            f"{name} is not a FLUX autoencoder (it starts with {first_keys(state)}). Choose ae.safetensors, or a "
-            "tiny autoencoder in the TAESD layout with 16 latent channels."
+            f"{name} is not a FLUX autoencoder (it starts with {first_keys(state)}).",
+            "Choose ae.safetensors, or a "
+            "tiny autoencoder in the TAESD layout with 16 latent channels.",
         )
     channels = entrance.shape[1]
     if channels == 4:
         raise FluxGuardError(
-            f"{name} is the autoencoder of Stable Diffusion or SDXL: its latent has 4 channels, FLUX.1's 16. "
-            "Choose ae.safetensors."
+            f"{name} is the autoencoder of Stable Diffusion or SDXL: its latent has 4 channels, FLUX.1's 16.",
+            "Choose ae.safetensors.",
         )
     widths, level = [], 0
     while (key := f"{prefix}encoder.down.{level}.block.0.conv1.weight") in state:
@@ -162,5 +164,6 @@ def _fill(
     except RuntimeError as error:
         raise FluxGuardError(
             f"{name} does not fit the model that its own shapes describe ({str(error).splitlines()[-1].strip()}). "
-            "The file is incomplete or of another kind; download it again."
+            "The file is incomplete or of another kind.",
+            "Download it again.",
         ) from error

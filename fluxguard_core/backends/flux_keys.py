@@ -104,7 +104,8 @@ def flux_to_diffusers(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], Stat
         if len(targets) > 1 and (sum(sizes) != rows or min(sizes) < 0):
             raise FluxGuardError(
                 f"Expected {3 * width} rows or more in '{key}', got the shape {tuple(tensor.shape)}. The file is "
-                "damaged or quantised; choose another version of it."
+                "damaged or quantised.",
+                "Choose another version of it.",
             )
         parts = tensor.split(sizes) if len(targets) > 1 else (tensor,)
         out.update({f"{t}.{leaf}": p.contiguous() for t, p in zip(targets, parts, strict=True)})
@@ -153,7 +154,8 @@ def flux_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if missing:
         raise FluxGuardError(
             f"Expected a FLUX.1 transformer in Black Forest Labs key names, but {', '.join(missing)} "
-            "is missing. Choose a FLUX.1 diffusion model file (not a VAE, a LoRA or FLUX.2)."
+            "is missing.",
+            "Choose a FLUX.1 diffusion model file (not a VAE, a LoRA or FLUX.2).",
         )
     width, channels = state["img_in.weight"].shape
     hidden = state["double_blocks.0.img_mlp.0.weight"].shape[0]
@@ -217,8 +219,8 @@ def _block_targets(module: str) -> list[str]:
 
 def _unknown(name: str) -> FluxGuardError:
     return FluxGuardError(
-        f"Unknown weight '{name}' in a FLUX.1 transformer. Expected Black Forest Labs key names; "
-        "export the model again without extra modules, or open it from a diffusers folder."
+        f"Unknown weight '{name}' in a FLUX.1 transformer. Expected Black Forest Labs key names.",
+        "Export the model again without extra modules, or open it from a diffusers folder.",
     )
 
 

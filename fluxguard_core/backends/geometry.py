@@ -74,5 +74,6 @@ def geometry_of(vae: Any) -> LatentGeometry:
             return geometry
     raise FluxGuardError(
         f"Expected an autoencoder with {FLUX.channels} latent channels (FLUX.1) or {FLUX2.channels} (FLUX.2), got "
-        f"{channels}. Choose one of these."
+        f"{channels}.",
+        "Choose one of these.",
     )

@@ -35,7 +35,7 @@ def _wide(latent_channels: int, scale: float, shift: float) -> AutoencoderTiny:
         from diffusers import AutoencoderTiny as Tiny
     except ImportError as error:
         raise FluxGuardError(
-            "This needs the diffusers package. Install it with: pip install 'fluxguard[diffusers]'"
+            "This needs the diffusers package.", "Run ‹install diffusers transformers accelerate›."
         ) from error
     # Host: (enc / scale + shift - 0.1159) * 0.3611; diffusers: (enc - shift_factor) * scaling_factor.
     return Tiny(
@@ -145,12 +145,13 @@ def with_other_half(state: Mapping[str, Tensor], path: Path) -> Mapping[str, Ten
     if companion == path or not companion.is_file():
         raise FluxGuardError(
             f"{path.name} is only the {half} of a tiny autoencoder, and its {other} {companion.name} does not lie "
-            "beside it. Put both into one folder, named alike but for encoder and decoder."
+            "beside it.",
+            "Put both into one folder, named alike but for encoder and decoder.",
         )
     rest = load_tensors(companion)[0]
     if _half(rest) != other:
         raise FluxGuardError(
-            f"{companion.name} is not the {other} that {path.name} needs. Fetch both again."
+            f"{companion.name} is not the {other} that {path.name} needs.", "Fetch both again."
         )
     halves = {half: state, other: rest}
     return {f"taesd_{name}.{key}": value for name in halves for key, value in halves[name].items()}

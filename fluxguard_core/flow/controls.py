@@ -50,12 +50,13 @@ class ValueInjection:
         if self.intervals > kept and self.strength:
             raise FluxGuardError(
                 f"Attention values are to be injected in the first {self.intervals} intervals, but the inversion "
-                f"kept them for {kept}. Raise the inversion's value intervals or lower the injection's."
+                f"kept them for {kept}.",
+                "Raise the inversion's value intervals or lower the injection's.",
             )
         if self.tokens == "all" and self.trajectory.values and not self.trajectory.text_tokens:
             raise FluxGuardError(
-                "Injecting all tokens needs the text tokens' values, but the inversion kept image tokens only. "
-                "Invert again with tokens 'all', or inject image tokens."
+                "Injecting all tokens needs the text tokens' values, but the inversion kept image tokens only.",
+                "Invert again with tokens 'all', or inject image tokens.",
             )
 
     def tap(self, at: Evaluation) -> ValueTap | None:
@@ -82,8 +83,8 @@ class ValueInjection:
         if recorded.shape != values.shape:
             raise FluxGuardError(
                 f"Recorded attention values are {list(recorded.shape)}, the model's are {list(values.shape)} "
-                "[batch, tokens, width]. With 'all' tokens both prompts need the same length; choose 'image', "
-                "or invert this picture again."
+                "[batch, tokens, width]. With 'all' tokens both prompts need the same length.",
+                "Choose 'image', or invert this picture again.",
             )
         return recorded if self.strength == 1 else torch.lerp(values, recorded, self.strength)
 
@@ -111,8 +112,8 @@ class VelocityFusion:
         expected = [[n, 1, height, width] for n in (1, batch)]
         if list(self.mask.shape) not in expected:
             raise FluxGuardError(
-                f"Expected an edit mask {expected[-1]} at latent resolution, got {list(self.mask.shape)}. "
-                "Make the mask from the picture that was inverted."
+                f"Expected an edit mask {expected[-1]} at latent resolution, got {list(self.mask.shape)}.",
+                "Make the mask from the picture that was inverted.",
             )
         if self.mask.min() < 0 or self.mask.max() > 1:
             raise FluxGuardError(

@@ -83,7 +83,8 @@ def require_finite(velocity: Tensor, sigma: float) -> Tensor:
     """Pass a velocity through, or stop with the σ at which the network broke down."""
     if not velocity.isfinite().all():
         raise FluxGuardError(
-            f"The network returned NaN or infinity at σ = {sigma:.4f}. Use a wider number format (bfloat16 "
-            "or float32), and check that the model file and its LoRAs fit each other."
+            f"The network returned NaN or infinity at σ = {sigma:.4f}.",
+            "Use a wider number format (bfloat16 "
+            "or float32), and check that the model file and its LoRAs fit each other.",
         )
     return velocity

@@ -93,8 +93,8 @@ def invert(
     if value_intervals and chosen and not values:
         raise FluxGuardError(
             "The model never showed its attention values, so nothing could be kept for the injection. A replaced "
-            "transformer, fused projections or a step-skipping cache hides them: switch it off, or set the value "
-            "intervals to 0."
+            "transformer, fused projections or a step-skipping cache hides them.",
+            "Switch it off, or set the value intervals to 0.",
         )
     return Trajectory(
         sigmas=sigmas,

@@ -44,6 +44,7 @@ def check_sigmas(sigmas: Tensor) -> Tensor:
     if not falling or sigmas[-1] != 0 or not 0 < sigmas[0] <= 1:
         raise FluxGuardError(
             "Expected σ values that fall strictly from at most 1 to exactly 0, got "
-            f"{[round(s, 4) for s in sigmas.flatten().tolist()]}. Use the schedule of the picture's size."
+            f"{[round(s, 4) for s in sigmas.flatten().tolist()]}.",
+            "Use the schedule of the picture's size.",
         )
     return sigmas

@@ -96,8 +96,8 @@ class Trajectory:
         sigma = float(sigma)
         if sigma > float(self.sigmas[0]) + GRID_TOLERANCE or sigma < -GRID_TOLERANCE:
             raise FluxGuardError(
-                f"σ = {sigma:.4f} lies outside the trajectory's grid (0 to {float(self.sigmas[0]):.4f}). Sample "
-                "with the trajectory's own SIGMAS, without added or ancestral noise."
+                f"σ = {sigma:.4f} lies outside the trajectory's grid (0 to {float(self.sigmas[0]):.4f}).",
+                "Sample at the trajectory's own σ values, without added or ancestral noise.",
             )
         starts, middles = self.sigmas[:-1], (self.sigmas[:-1] + self.sigmas[1:]) / 2
         nearest = int((starts - sigma).abs().argmin())
@@ -121,8 +121,8 @@ class Trajectory:
         if part.shape != run.shape or float((part - run).abs().max()) > GRID_TOLERANCE:
             raise FluxGuardError(
                 f"This run has {run.numel() - 1} steps from σ = {float(run[0]):.4f} to {float(run[-1]):.4f}, which are "
-                f"not steps of the trajectory ({self.intervals} from {float(own[0]):.4f} to 0). Connect SIGMAS of "
-                "Trajectory Start, or give the same SIGMAS to RF Inversion."
+                f"not steps of the trajectory ({self.intervals} from {float(own[0]):.4f} to 0).",
+                "Sample at the trajectory's own σ values, or invert at those of this run.",
             )
 
     def same_record(self, other: Trajectory) -> bool:
@@ -169,16 +169,16 @@ class Trajectory:
         """Refuse a network other than the one that made this trajectory."""
         if not layout.matches(self.layout):
             raise FluxGuardError(
-                f"This trajectory was made by {describe(self.layout)}, but the model here is {describe(layout)}. "
-                "Run the inversion again with this model."
+                f"This trajectory was made by {describe(self.layout)}, but the model here is {describe(layout)}.",
+                "Run the inversion again with this model.",
             )
 
     def check_latent(self, shape: torch.Size) -> None:
         """Refuse a latent of another size; its batch may be a multiple of the trajectory's."""
         if shape[1:] != self.source.shape[1:] or shape[0] % self.source.shape[0]:
             raise FluxGuardError(
-                f"This trajectory holds latents {list(self.source.shape)}, but a latent {list(shape)} came. "
-                "Run the inversion again on this picture and size."
+                f"This trajectory holds latents {list(self.source.shape)}, but a latent {list(shape)} came.",
+                "Run the inversion again on this picture and size.",
             )
 
 

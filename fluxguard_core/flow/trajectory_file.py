@@ -65,7 +65,8 @@ def save_trajectory(trajectory: Trajectory, path: str | Path) -> None:
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise FluxGuardError(
-            f"Could not write the trajectory {path.name} ({error}). Check the folder and the free space."
+            f"Could not write the trajectory {path.name} ({error}).",
+            "Check the folder and the free space.",
         ) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -84,17 +85,18 @@ def load_trajectory(path: str | Path, device: str | torch.device = "cpu") -> Tra
             if metadata.get("format") != FORMAT:
                 raise FluxGuardError(
                     f"{name} is not a FluxGuard trajectory (expected format {FORMAT}, got "
-                    f"{metadata.get('format')}). Choose a file written by Save Trajectory."
+                    f"{metadata.get('format')}).",
+                    "Choose a file that FluxGuard saved.",
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         return _assemble(json.loads(metadata["about"]), tensors, torch.device(device))
     except FileNotFoundError as error:
         raise FluxGuardError(
-            f"There is no trajectory file {name}. Check its name and folder."
+            f"There is no trajectory file {name}.", "Check its name and folder."
         ) from error
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise FluxGuardError(
-            f"{name} is damaged or cut short ({error}). Run the inversion again."
+            f"{name} is damaged or cut short ({error}).", "Run the inversion again."
         ) from error
 
 

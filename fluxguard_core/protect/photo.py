@@ -127,7 +127,8 @@ def _region(view: FaceView, points: Tensor, allowed: Tensor | None) -> Tensor:
         region = region * F.interpolate(allowed, (height, width), mode="bilinear", antialias=True)
     if not bool((region > 0).any()):
         raise FluxGuardError(
-            "The mask leaves no part of the face to protect. Paint the face white, or leave the mask out."
+            "The mask leaves no part of the face to protect.",
+            "Paint the face white, or leave the mask out.",
         )
     return region
 

@@ -71,7 +71,13 @@ def _check_run(
     name: str, trajectory: Trajectory, noise: Tensor, sigmas: Tensor, mask: Tensor | None
 ) -> None:
     trajectory.check_latent(noise.shape)
-    trajectory.check_schedule(sigmas)
+    try:
+        trajectory.check_schedule(sigmas)
+    except FluxGuardError as error:
+        raise FluxGuardError(
+            error.message,
+            "Connect SIGMAS of Trajectory Start, or give the same SIGMAS to RF Inversion.",
+        ) from error
     if mask is not None:
         raise FluxGuardError(
             f"{name}: the latent carries a noise mask, which works against the recorded trajectory. Use the LATENT "

@@ -5,32 +5,41 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .editing import AttentionVInjection, VelocityFusionNode
+from .existing import ProtectLatent
+from .face_picker import FacePicker
 from .folders import register_folders
 from .inversion import RFInversion
 from .masking import TextToMask
-from .miniature import LoadMiniTextEncoder, MiniPortrait
+from .miniature import LoadMiniTextEncoder, MiniFaceFinder, MiniPortrait, MiniRecognisers
+from .options import InversionOptionsNode, ProtectionOptionsNode
 from .people import FREnsembleLoader, IdentityNode
-from .protection import LatentRefiner, ProtectLatent
+from .protection import LatentRefiner
 from .report import PrivacyReport
-from .sampling import RFSampler, TrajectoryStart
+from .results import KeepPhotoPixels
+from .sampling import TrajectoryStart
 from .trajectory_files import LoadTrajectory, SaveTrajectory
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     RFInversion,
+    InversionOptionsNode,
     AttentionVInjection,
     VelocityFusionNode,
     TrajectoryStart,
-    RFSampler,
     SaveTrajectory,
     LoadTrajectory,
+    FacePicker,
     TextToMask,
     FREnsembleLoader,
     IdentityNode,
     LatentRefiner,
     ProtectLatent,
+    ProtectionOptionsNode,
+    KeepPhotoPixels,
     PrivacyReport,
     LoadMiniTextEncoder,
     MiniPortrait,
+    MiniFaceFinder,
+    MiniRecognisers,
 )
 
 

@@ -9,7 +9,7 @@ import folder_paths
 
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.mini.world import weights_folder
-from ..fluxguard_core.weights import Entry, find, load_manifest, require, search_roots
+from ..fluxguard_core.weights import find, load_manifest, require, search_roots
 from ..fluxguard_core.weights.where import RECOGNISERS
 
 _STOCK_FOLDERS = ("diffusion_models", "vae", "loras")
@@ -38,24 +38,17 @@ def required(model_id: str) -> Path:
 
 
 def recogniser_choices() -> list[str]:
-    """Built-in recognisers, those of the manifest, then the user's own files in models/fluxguard/recognisers."""
-    entries = [entry for entry in load_manifest().entries if entry.role == "recogniser"]
-    built_in = [_short(entry) for entry in entries if entry.package_path is not None]
-    known = [entry for entry in entries if entry.package_path is None]
+    """Recognisers of the manifest, then the user's own files in models/fluxguard/recognisers."""
+    entries = load_manifest().entries
+    known = [e for e in entries if e.role == "recogniser" and e.package_path is None]
     taken = {find(entry, model_roots()) for entry in known}
-    return [*built_in, *(entry.id for entry in known), *_own_files(taken)]
-
-
-def is_built_in(choice: str) -> bool:
-    """Whether a recogniser chosen in the list is part of the package."""
-    built_in = (entry for entry in load_manifest().entries if entry.package_path is not None)
-    return choice in {name for entry in built_in for name in (entry.id, _short(entry))}
+    return [*(entry.id for entry in known), *_own_files(taken)]
 
 
 def recogniser_file(choice: str) -> Path:
     """The file of a recogniser chosen in the list."""
     for entry in load_manifest().entries:
-        if choice in (entry.id, _short(entry)):
+        if choice == entry.id:
             return require(entry, model_roots())
     for root in model_roots():
         path = root / RECOGNISERS / choice
@@ -65,10 +58,6 @@ def recogniser_file(choice: str) -> Path:
         f"There is no recogniser '{choice}'. Put its file into models/{RECOGNISERS}, reload the page, and choose "
         "it again."
     )
-
-
-def _short(entry: Entry) -> str:
-    return entry.id.removeprefix("fluxguard-")
 
 
 def _own_files(taken: Collection[Path | None]) -> list[str]:

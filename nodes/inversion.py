@@ -7,19 +7,23 @@ from typing import Any
 
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
+from ..fluxguard_core.backends.geometry import FLUX
 from ..fluxguard_core.errors import FluxGuardError
-from ..fluxguard_core.flow import SOLVERS, Block, Layout, flux_schedule, invert
+from ..fluxguard_core.flow import Block, Layout, Trajectory, flux_schedule, invert
+from ..fluxguard_core.flow.controls import paper_injection
+from ..fluxguard_core.protect.presets import preset_named
 from . import host
-from .wires import CATEGORY, TrajectoryWire
+from .node import Node
+from .options import PRESET_NAMES, InversionOptions
+from .wires import CATEGORY, InversionOptionsWire, TrajectoryWire
 
 _BLOCKS = re.compile(r"^(double|single)\s+(\d+)(?:\s*-\s*(\d+))?$")
 
 
-def parse_blocks(text: str, layout: Layout) -> list[Block] | None:
-    """ "single 20-37, double 3" -> blocks; empty text -> None, the published choice."""
-    if not text.strip():
-        return None
+def parse_blocks(text: str, layout: Layout) -> list[Block]:
+    """ "single 20-37, double 3" -> blocks."""
     depth = {"double": layout.double_blocks, "single": layout.single_blocks}
     blocks: list[Block] = []
     for part in text.split(","):
@@ -39,7 +43,7 @@ def parse_blocks(text: str, layout: Layout) -> list[Block] | None:
     return blocks
 
 
-class RFInversion(io.ComfyNode):
+class RFInversion(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -49,9 +53,10 @@ class RFInversion(io.ComfyNode):
             description="Walks a picture back to noise on FLUX and remembers every velocity, so that an edit can "
             "retrace it exactly.",
             search_aliases=[
+                "edit and protect a face",
+                "edit a portrait",
                 "inversion",
                 "invert",
-                "rf inversion",
                 "unsample",
                 "rf-edit",
                 "fireflow",
@@ -62,7 +67,8 @@ class RFInversion(io.ComfyNode):
                     tooltip="FLUX.1, without FluxGuard's edit patches. LoRA, fp8 and GGUF are fine.",
                 ),
                 io.Conditioning.Input(
-                    "positive", tooltip="The prompt that describes the picture as it is."
+                    "positive",
+                    tooltip="The prompt that describes the picture as it is. Without a guidance of its own it gets 1.0, as published.",
                 ),
                 io.Latent.Input("latent", tooltip="The picture, from VAE Encode."),
                 io.Sigmas.Input(
@@ -70,61 +76,23 @@ class RFInversion(io.ComfyNode):
                     optional=True,
                     tooltip="Another schedule, falling to 0. Without it: FLUX's own for this size.",
                 ),
+                InversionOptionsWire.Input(
+                    "options",
+                    optional=True,
+                    tooltip="From Inversion Options, to see and change the preset's numbers.",
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=list(PRESET_NAMES),
+                    default="default",
+                    tooltip="Travels with the trajectory, so the nodes behind follow. paper: the published method. default: better in several points. fast: half the evaluations.",
+                ),
                 io.Int.Input(
                     "steps",
                     default=25,
                     min=1,
                     max=200,
-                    tooltip="Number of intervals; ignored where SIGMAS are connected. Published: 25.",
-                ),
-                io.Combo.Input(
-                    "solver",
-                    options=list(SOLVERS),
-                    default="midpoint",
-                    tooltip="midpoint: published, 2 evaluations a step. fireflow: 1, still second order. euler: 1, first order.",
-                ),
-                io.Int.Input(
-                    "value_intervals",
-                    default=5,
-                    min=0,
-                    max=200,
-                    tooltip="Keep attention values in the first so many intervals for Attention-V Injection. 0 keeps none and saves memory.",
-                ),
-                io.Float.Input(
-                    "guidance",
-                    default=1.0,
-                    min=0.0,
-                    max=30.0,
-                    step=0.1,
-                    advanced=True,
-                    tooltip="Set on a copy of the conditioning. Published: 1.0.",
-                ),
-                io.Combo.Input(
-                    "tokens",
-                    options=["image", "all"],
-                    default="image",
-                    advanced=True,
-                    tooltip="Which values to keep. 'all' includes the text's, as in the published code; both prompts then need the same length.",
-                ),
-                io.String.Input(
-                    "blocks",
-                    default="",
-                    advanced=True,
-                    tooltip="Blocks whose values are kept, for instance: single 20-37, double 3. Empty: the published ones, single 20-37 of 38.",
-                ),
-                io.Combo.Input(
-                    "storage",
-                    options=["cpu", "pinned", "compute"],
-                    default="pinned",
-                    advanced=True,
-                    tooltip="Where the record waits: pinned memory (fast copies, as far as ComfyUI's own limit allows), ordinary memory, or the GPU.",
-                ),
-                io.Combo.Input(
-                    "storage_format",
-                    options=["computed", "bf16", "fp8"],
-                    default="computed",
-                    advanced=True,
-                    tooltip="Number format of the kept attention values. fp8 quarters float32, with about 3 % error.",
+                    tooltip="Number of intervals; SIGMAS bring their own. Published: 25.",
                 ),
             ],
             outputs=[
@@ -143,15 +111,10 @@ class RFInversion(io.ComfyNode):
         model: Any,
         positive: Any,
         latent: dict[str, Any],
+        preset: str,
         steps: int,
-        solver: Any,
-        value_intervals: int,
-        guidance: float,
-        tokens: Any,
-        blocks: str,
-        storage: Any,
-        storage_format: Any,
         sigmas: torch.Tensor | None = None,
+        options: InversionOptions | None = None,
     ) -> io.NodeOutput:
         if host.edit_patches(model):
             raise FluxGuardError(
@@ -159,32 +122,56 @@ class RFInversion(io.ComfyNode):
                 "would be wrong. Connect the MODEL from before the edit nodes."
             )
         host.check_conditioning(positive, "source prompt")
-        chosen = parse_blocks(blocks, host.flux_layout(model))
+        named = preset_named(preset)
+        options = options or InversionOptions(named.recipe)
         start = host.to_model_space(model, host.picture_latent(latent))
-        tokens_in_picture = -(-start.shape[-2] // 2) * -(-start.shape[-1] // 2)
-        grid = flux_schedule(steps, tokens_in_picture) if sigmas is None else sigmas
-        count = grid.numel() - 1
-        progress, preview = host.Progress(count), host.latent_preview(model)
-        velocities, values = host.record_storage(storage, storage_format)
-        trajectory = host.with_field(
-            model,
-            host.with_guidance(positive, guidance),
-            lambda field: invert(
-                field,
-                start,
-                grid,
-                solver=solver,
-                value_intervals=min(value_intervals, count),
-                blocks=chosen,
-                tokens=tokens,
-                velocity_storage=velocities,
-                value_storage=values,
-                progress=lambda done, total, z: progress(done, preview(z)),
-            ),
-            shape=start.shape,
-            sigmas=grid,
-            solver=solver,
-            raw=True,
-        )
+        grid = _schedule(steps, start) if sigmas is None else sigmas
+        trajectory = _inverted(model, positive, start, grid, options, named.source_guidance)
         noise = host.to_latent(model, trajectory.terminal)
         return io.NodeOutput(host.placed(trajectory, torch.device("cpu")), noise)
+
+
+def _schedule(steps: int, latent: Tensor) -> Tensor:
+    """FLUX's own schedule for a latent [B, C, h, w]."""
+    return flux_schedule(steps, FLUX.tokens_of((latent.shape[-2], latent.shape[-1])))
+
+
+def _inverted(
+    model: Any,
+    positive: Any,
+    start: Tensor,
+    grid: Tensor,
+    options: InversionOptions,
+    guidance: float,
+) -> Trajectory:
+    """The inversion of a latent in model space, seen by the progress bar."""
+    recipe, count = options.recipe, grid.numel() - 1
+    keep = options.value_intervals
+    if keep is None:
+        keep = paper_injection(count, 1.0) if recipe.injected is None else recipe.injected
+    layout = host.flux_layout(model)
+    blocks = None if options.blocks is None else parse_blocks(options.blocks, layout)
+    conditioning, _ = host.with_guidance(model, positive, "source prompt", guidance)
+    progress, preview = host.Progress(count), host.latent_preview(model)
+    velocities, values = host.record_storage(options.storage, options.storage_format)
+    return host.with_field(
+        model,
+        conditioning,
+        lambda field: invert(
+            field,
+            start,
+            grid,
+            solver=recipe.solver,
+            value_intervals=min(keep, count),
+            blocks=blocks,
+            tokens=recipe.tokens,
+            recipe=recipe,
+            velocity_storage=velocities,
+            value_storage=values,
+            progress=lambda done, total, z: progress(done, preview(z)),
+        ),
+        shape=start.shape,
+        sigmas=grid,
+        solver=recipe.solver,
+        raw=True,
+    )

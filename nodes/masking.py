@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
@@ -22,11 +21,12 @@ from ..fluxguard_core.regions import (
     union,
 )
 from . import host
-from .faces import mesh_landmarks
-from .wires import CATEGORY, FaceLandmarksWire, checked_masks, to_picture
+from .faces import Faces, for_batch, shifted
+from .node import Node
+from .wires import CATEGORY, checked_masks, faces_input, shown, to_image, to_picture
 
 
-class TextToMask(io.ComfyNode):
+class TextToMask(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -34,7 +34,14 @@ class TextToMask(io.ComfyNode):
             display_name="Text to Mask",
             category=CATEGORY,
             description="Finds the part of the face that an edit's words name: hair, lips, glasses, background ...",
-            search_aliases=["mask", "segment", "region", "face parsing", "prompt mask"],
+            search_aliases=[
+                "edit and protect a face",
+                "mask",
+                "segment",
+                "region",
+                "face parsing",
+                "prompt mask",
+            ],
             inputs=[
                 io.Image.Input("image", tooltip="The picture that is edited."),
                 io.String.Input(
@@ -49,17 +56,7 @@ class TextToMask(io.ComfyNode):
                     default="",
                     tooltip="Optional source prompt: then only what differs between the two prompts is masked.",
                 ),
-                io.Combo.Input(
-                    "method",
-                    options=["auto", "landmarks", "miniature"],
-                    default="auto",
-                    tooltip="auto: the connected landmarks. miniature: the built-in parser, only for the miniature's portraits.",
-                ),
-                FaceLandmarksWire.Input(
-                    "face_landmarks",
-                    optional=True,
-                    tooltip="From Detect Face Landmarks (MediaPipe).",
-                ),
+                faces_input(),
                 io.Mask.Input("mask", optional=True, tooltip="A mask of your own to combine with."),
                 io.Combo.Input(
                     "combine",
@@ -81,14 +78,6 @@ class TextToMask(io.ComfyNode):
                     max=256,
                     tooltip="Soften the edge over so many pixels.",
                 ),
-                io.Int.Input(
-                    "face_index",
-                    default=0,
-                    min=0,
-                    max=31,
-                    advanced=True,
-                    tooltip="Which of several faces, the first being 0.",
-                ),
             ],
             outputs=[
                 io.Mask.Output(tooltip="White may change."),
@@ -104,60 +93,56 @@ class TextToMask(io.ComfyNode):
         image: Tensor,
         text: str,
         source_text: str,
-        method: str,
         combine: str,
         grow: int,
         feather: int,
-        face_index: int,
-        face_landmarks: dict[str, Any] | None = None,
+        faces: Faces | None = None,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
         source = source_text.strip() or None
         regions = regions_in(text) if source is None else regions_of_edit(source, text)
         with host.ordinary_tensors():
             picture = to_picture(image).clone()
-            found = _masked(picture, text, source, method, face_landmarks, face_index)
+            found = _masked(picture, text, source, faces)
             if mask is not None:
                 found = _combined(found, mask[:, None].clone(), combine)
             found = checked_masks(_shaped(found, grow, feather))[:, 0].cpu()
-        return io.NodeOutput(found, ", ".join(regions), ui=ui.PreviewMask(found, cls=cls))
+            seen = to_image(_lit(picture, found[:, None]))
+        return io.NodeOutput(found, ", ".join(regions), ui=shown(cls, seen))
 
 
-def _masked(
-    picture: Tensor,
-    text: str,
-    source: str | None,
-    method: str,
-    face_landmarks: dict[str, Any] | None,
-    index: int,
-) -> Tensor:
-    if method == "miniature":
-        from ..fluxguard_core.mini.faces import parse_face
-
-        return _each(picture, lambda _, one: text_mask(one, text, parse_face, source=source))
-    if face_landmarks is None:
+def _masked(picture: Tensor, text: str, source: str | None, faces: Faces | None) -> Tensor:
+    """What the words mean on the chosen faces [B, 1, H, W]."""
+    if faces is not None and faces.parse is not None:
+        parse = faces.parse
+        return _each(picture, lambda _, one: text_mask(one, text, parse, source=source))
+    if faces is None or not faces.meshes:
         raise FluxGuardError(
-            "Words need to know where the face is: connect Detect Face Landmarks (MediaPipe), or choose method "
-            "'miniature' for the miniature's portraits."
+            "Words need the outline of the face, and nothing here knows it.",
+            "Connect Detect Face Landmarks (MediaPipe) to Face Picker, and Face Picker to ‹give faces›.",
         )
-    size = (picture.shape[-2], picture.shape[-1])
-    meshes = mesh_landmarks(face_landmarks, size, index)
-    if len(meshes) not in (1, len(picture)):
-        raise FluxGuardError(
-            f"Landmarks of {len(meshes)} pictures came for {len(picture)} pictures. Detect them on the same batch."
-        )
-    meshes = meshes * len(picture) if len(meshes) == 1 else meshes
+    meshes = for_batch(faces.meshes, len(picture))
+    shift = shifted(faces.size, (picture.shape[-2], picture.shape[-1]))
 
     def outlined(number: int, one: Tensor) -> Tensor:
-        mesh = meshes[number]
-        if mesh is None:
+        if not meshes[number]:
             raise NoFace(
                 f"No face was found in picture {number}. Use a picture with a larger, unobstructed face, or let "
                 "the detector find more."
             )
-        return text_mask(one, text, landmarks=mesh, source=source)
+        return union(
+            *(
+                text_mask(one, text, landmarks=mesh - shift, source=source)
+                for mesh in meshes[number]
+            )
+        )
 
     return _each(picture, outlined)
+
+
+def _lit(picture: Tensor, mask: Tensor) -> Tensor:
+    """The picture, dark where the mask [B, 1, H, W] is black."""
+    return picture.cpu() * (0.25 + 0.75 * mask)
 
 
 def _each(picture: Tensor, draw: Callable[[int, Tensor], Tensor]) -> Tensor:

@@ -1,22 +1,27 @@
-"""The miniature in the host: what its stock loaders cannot load, and portraits of nobody to try it on."""
+"""The miniature in the host: portraits of nobody to try the pack on, and who knows them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..fluxguard_core.mini.captions import caption
+from ..fluxguard_core.mini.faces import find_faces, load_recogniser, parse_face
 from ..fluxguard_core.mini.portrait_spec import random_spec
 from ..fluxguard_core.mini.renderer import render_batch
 from ..fluxguard_core.mini.text import TextEncoder
 from ..fluxguard_core.mini.world import load_text_encoder
+from ..fluxguard_core.recognition import FaceEncoder
 from . import host
-from .wires import CATEGORY, to_image
-
-_CATEGORY = f"{CATEGORY}/miniature"
+from .face_picker import choice_input, found_faces, framed
+from .node import Node
+from .people import ensemble_inputs, ensemble_of
+from .wires import MINIATURE, EnsembleWire, FacesWire, seed_input, shown, to_image, to_picture
 
 
 class MiniClip:
@@ -72,13 +77,13 @@ def _text_encoder() -> TextEncoder:
         return load_text_encoder()
 
 
-class LoadMiniTextEncoder(io.ComfyNode):
+class LoadMiniTextEncoder(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FluxGuard_LoadMiniTextEncoder",
             display_name="Load Miniature Text Encoder",
-            category=_CATEGORY,
+            category=MINIATURE,
             description="The text encoder of fluxguard-mini-flux. Transformer, VAE and LoRA load with the stock "
             "loaders.",
             search_aliases=["miniature", "mini clip", "fluxguard-mini-text"],
@@ -95,24 +100,17 @@ class LoadMiniTextEncoder(io.ComfyNode):
         return io.NodeOutput(MiniClip(_text_encoder()))
 
 
-class MiniPortrait(io.ComfyNode):
+class MiniPortrait(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FluxGuard_MiniPortrait",
             display_name="Miniature Portrait",
-            category=_CATEGORY,
+            category=MINIATURE,
             description="Draws a portrait of nobody, to try the miniature workflows without a picture of your own.",
             search_aliases=["miniature", "synthetic face", "example picture"],
             inputs=[
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=True,
-                    tooltip="Which portrait.",
-                ),
+                seed_input("Which portrait."),
                 io.Int.Input(
                     "count",
                     default=1,
@@ -142,4 +140,71 @@ class MiniPortrait(io.ComfyNode):
         specs = [random_spec(seed + i) for i in range(count)]
         with host.ordinary_tensors():
             images, _, _ = render_batch(specs, size)
-        return io.NodeOutput(to_image(images), caption(specs[0].attributes))
+        portraits = to_image(images)
+        said = caption(specs[0].attributes)
+        return io.NodeOutput(portraits, said, ui=shown(cls, portraits, said))
+
+
+RECOGNISERS = ("mini-ir", "mini-irse", "mini-facenet", "mini-mobileface", "mini-vit")
+
+
+def _recogniser(name: str) -> FaceEncoder:
+    with host.ordinary_tensors():
+        return load_recogniser(name)
+
+
+class MiniRecognisers(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FluxGuard_MiniRecognisers",
+            display_name="Miniature Recognisers",
+            category=MINIATURE,
+            description="Recognisers of the miniature's drawn portraits, in the place of FR Ensemble Loader. They know "
+            "nothing of photos.",
+            search_aliases=["miniature", "load recognisers", "mini-ir", "ensemble"],
+            inputs=ensemble_inputs(
+                list(RECOGNISERS),
+                (list(RECOGNISERS[:3]), list(RECOGNISERS[3:])),
+                "They know only drawn portraits.",
+            ),
+            outputs=[
+                EnsembleWire.Output(
+                    display_name="ensemble", tooltip="For the refiner and the report."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, attacked: Any, held_out: Any, weighting: Any) -> io.NodeOutput:
+        return io.NodeOutput(ensemble_of(attacked, held_out, weighting, _recogniser))
+
+
+class MiniFaceFinder(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FluxGuard_MiniFaceFinder",
+            display_name="Miniature Face Finder",
+            category=MINIATURE,
+            description="Finds the drawn face in the miniature's portraits, and its parts for Text to Mask, in the "
+            "place of Face Picker.",
+            search_aliases=["miniature", "face picker", "find face", "face parsing"],
+            inputs=[
+                io.Image.Input("image", tooltip="Portraits by Miniature Portrait."),
+                choice_input(),
+            ],
+            outputs=[
+                FacesWire.Output(
+                    display_name="faces",
+                    tooltip="For Text to Mask, the refiner, Protect Latent and Privacy Report.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, which: dict[str, Any]) -> io.NodeOutput:
+        with host.ordinary_tensors():
+            picture = to_picture(image).cpu().clone()
+            faces = replace(found_faces(picture, find_faces, which), parse=parse_face)
+            return io.NodeOutput(faces, ui=shown(cls, to_image(framed(picture, faces))))

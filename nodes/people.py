@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
-from ..fluxguard_core.recognition import Ensemble, FaceEncoder, photo, synthetic, untargeted
+from ..fluxguard_core.recognition import Ensemble, FaceEncoder, align, photo, synthetic, untargeted
 from ..fluxguard_core.recognition.encoder import Colour
 from ..fluxguard_core.recognition.identity import EXPLANATIONS
 from ..fluxguard_core.recognition.loading import load_encoder
 from ..fluxguard_core.recognition.thresholds import thresholds_path
 from . import folders, host
-from .wires import CATEGORY, EnsembleWire, IdentityWire, to_picture
+from .faces import Faces, installed_finder, locate
+from .node import Node
+from .wires import CATEGORY, EnsembleWire, IdentityWire, faces_input, seed_input, to_picture
 
 COLOURS = ("published", *get_args(Colour))
 
@@ -42,8 +46,8 @@ def _stamp(path: Path) -> tuple[int, ...]:
 def _attackable(encoder: FaceEncoder) -> FaceEncoder:
     if not encoder.thresholds:
         raise FluxGuardError(
-            f"{encoder.name} has no threshold, so nobody could tell when it no longer recognises the face. Measure "
-            f"one with ‹run calibrate FILE --faces DIR›."
+            f"{encoder.name} has no threshold, so nobody could tell when it no longer recognises the face.",
+            "Measure one with ‹run calibrate FILE --faces DIR›.",
         )
     return encoder
 
@@ -53,42 +57,32 @@ def load_recognisers(ensemble: Ensemble) -> None:
     host.load_together(ensemble.networks)
 
 
-class FREnsembleLoader(io.ComfyNode):
+class FREnsembleLoader(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        choices = folders.recogniser_choices()
         return io.Schema(
             node_id="FluxGuard_FREnsembleLoader",
             display_name="FR Ensemble Loader",
             category=CATEGORY,
             description="Face recognisers to protect against, and others that only judge the result.",
-            search_aliases=["face recognition", "arcface", "facenet", "recogniser", "ensemble"],
+            search_aliases=[
+                "load recognisers",
+                "face recognition",
+                "arcface",
+                "facenet",
+                "recogniser",
+                "ensemble",
+            ],
             inputs=[
-                io.MultiCombo.Input(
-                    "attacked",
-                    options=choices,
-                    default=["mini-ir", "mini-irse", "mini-facenet"],
-                    tooltip="Recognisers that the protection works against. mini-* know only the miniature's portraits; others go into models/fluxguard/recognisers.",
-                ),
-                io.MultiCombo.Input(
-                    "held_out",
-                    options=choices,
-                    default=["mini-mobileface", "mini-vit"],
-                    tooltip="Recognisers that only judge. What they say is the honest part of the report.",
-                ),
-                io.Combo.Input(
-                    "weighting",
-                    options=["equal", "worst"],
-                    default="equal",
-                    advanced=True,
-                    tooltip="How their losses are joined: the mean, or leaning on the hardest one.",
+                *ensemble_inputs(
+                    folders.recogniser_choices(),
+                    (["facexlib-irse50", "pyfeat-facenet"], ["auraface"]),
+                    "Your own files go into models/fluxguard/recognisers.",
                 ),
                 io.Combo.Input(
                     "colour",
                     options=list(COLOURS),
                     default="published",
-                    optional=True,
-                    advanced=True,
                     tooltip="Channel order that your own files are fed. published: as their publishers or your calibration say. both: RGB and BGR averaged, where it is in doubt.",
                 ),
             ],
@@ -100,38 +94,64 @@ class FREnsembleLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(
-        cls, attacked: Any, held_out: Any, weighting: Any, colour: str = "published"
-    ) -> Any:
+    def fingerprint_inputs(cls, attacked: Any, held_out: Any, weighting: Any, colour: str) -> Any:
         """A file or a calibration that was replaced makes another ensemble."""
         del weighting, colour
         return [_written(name) for name in (*_names(attacked), *_names(held_out))]
 
     @classmethod
-    def execute(
-        cls, attacked: Any, held_out: Any, weighting: Any, colour: str = "published"
-    ) -> io.NodeOutput:
-        attacked, held_out = _names(attacked), _names(held_out)
-        both = sorted(set(attacked) & set(held_out))
-        if both or not attacked:
-            raise FluxGuardError(
-                f"{', '.join(both)} is attacked and held out at once; the verdict would not be independent. Take "
-                "it out of one list."
-                if both
-                else "Choose at least one recogniser to protect against."
-            )
+    def execute(cls, attacked: Any, held_out: Any, weighting: Any, colour: str) -> io.NodeOutput:
         order: Any = None if colour == "published" else colour
-        ensemble = Ensemble(
-            tuple(_attackable(_read(name, order)) for name in attacked),
-            tuple(_read(name, order) for name in held_out),
-            weighting,
+        return io.NodeOutput(
+            ensemble_of(attacked, held_out, weighting, lambda name: recogniser(name, order))
         )
-        return io.NodeOutput(ensemble)
 
 
-def _read(name: str, colour: Colour | None) -> FaceEncoder:
-    """Built-in recognisers keep their channel order, which is known."""
-    return recogniser(name, None if folders.is_built_in(name) else colour)
+def ensemble_inputs(
+    choices: list[str], defaults: tuple[list[str], list[str]], whose: str
+) -> list[Any]:
+    """Who is attacked, who only judges, and how the losses are joined."""
+    attacked, held_out = defaults
+    return [
+        io.MultiCombo.Input(
+            "attacked",
+            options=choices,
+            default=attacked,
+            tooltip=f"Recognisers that the protection works against. {whose}",
+        ),
+        io.MultiCombo.Input(
+            "held_out",
+            options=choices,
+            default=held_out,
+            tooltip="Recognisers that only judge. What they say is the honest part of the report.",
+        ),
+        io.Combo.Input(
+            "weighting",
+            options=["equal", "worst"],
+            default="equal",
+            tooltip="How their losses are joined: the mean, or leaning on the hardest one.",
+        ),
+    ]
+
+
+def ensemble_of(
+    attacked: Any, held_out: Any, weighting: Any, load: Callable[[str], FaceEncoder]
+) -> Ensemble:
+    """The chosen recognisers; FluxGuardError where the verdict would not be independent."""
+    attacked, held_out = _names(attacked), _names(held_out)
+    both = sorted(set(attacked) & set(held_out))
+    if both:
+        raise FluxGuardError(
+            f"{', '.join(both)} is attacked and held out at once; the verdict would not be independent.",
+            "Take it out of one list.",
+        )
+    if not attacked:
+        raise FluxGuardError("Choose at least one recogniser to protect against.")
+    return Ensemble(
+        tuple(_attackable(load(name)) for name in attacked),
+        tuple(load(name) for name in held_out),
+        weighting,
+    )
 
 
 def _written(name: str) -> tuple[int, ...] | None:
@@ -145,7 +165,7 @@ def _names(chosen: Any) -> list[str]:
     return [chosen] if isinstance(chosen, str) else list(chosen or ())
 
 
-class IdentityNode(io.ComfyNode):
+class IdentityNode(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -163,13 +183,8 @@ class IdentityNode(io.ComfyNode):
                         io.DynamicCombo.Option(
                             "synthetic",
                             [
-                                io.Int.Input(
-                                    "seed",
-                                    default=0,
-                                    min=0,
-                                    max=2**31 - 1,
-                                    control_after_generate=True,
-                                    tooltip="Picks the invented person. Pictures protected with one seed resemble each other.",
+                                seed_input(
+                                    "Picks the invented person. Pictures protected with one seed resemble each other."
                                 ),
                             ],
                         ),
@@ -181,18 +196,23 @@ class IdentityNode(io.ComfyNode):
                                     tooltip="One or more photos of one person, who will then be found instead. Use only faces that are yours to use.",
                                 ),
                                 io.Combo.Input(
-                                    "photo_face_finder",
-                                    options=["whole frame", "auto", "yunet", "miniature"],
-                                    default="auto",
-                                    tooltip="How the face in the photos is found. 'whole frame' takes the photo as it is.",
+                                    "cut",
+                                    options=["around the face", "whole frame"],
+                                    default="around the face",
+                                    tooltip="'around the face' looks for the largest face with YuNet, or takes that of the connected FACES. 'whole frame' takes the photo as it is.",
                                 ),
+                                faces_input(),
                             ],
                         ),
                     ],
                     tooltip=" ".join(EXPLANATIONS.values()),
                 ),
             ],
-            outputs=[IdentityWire.Output(display_name="identity", tooltip="For the refiner.")],
+            outputs=[
+                IdentityWire.Output(
+                    display_name="identity", tooltip="For the refiner or Protect Latent."
+                )
+            ],
         )
 
     @classmethod
@@ -204,20 +224,23 @@ class IdentityNode(io.ComfyNode):
             return io.NodeOutput(synthetic(kind["seed"]))
         with host.ordinary_tensors():
             pictures = to_picture(kind["photos"]).clone()
-            if kind["photo_face_finder"] != "whole frame":
-                pictures = _around_faces(pictures, kind["photo_face_finder"])
+            if kind["cut"] != "whole frame":
+                pictures = _around_faces(pictures, kind.get("faces"))
             return io.NodeOutput(photo(*pictures))
 
 
-def _around_faces(pictures: Any, choice: str) -> Any:
+def _around_faces(pictures: Tensor, faces: Faces | None) -> Tensor:
     """Photos cut on the face template, so that they can be taken whole afterwards."""
-    from ..fluxguard_core.recognition import align
-    from .faces import face_finder, find_landmarks
-
-    if face_finder(choice) is None:
+    if faces is None and installed_finder() is None:
         raise FluxGuardError(
-            "Where is the face in the photos? Install YuNet (run "
-            "‹run models download yunet›), or crop the photos to the face and choose 'whole frame'."
+            "Where is the face in the photos?",
+            "Install YuNet (‹run models download yunet›), or connect Face Picker to ‹give faces›, or crop the photos "
+            "to the face and choose 'whole frame'.",
         )
-    landmarks = find_landmarks(pictures, choice, 0, None, None, "largest")
-    return align(pictures, landmarks, 224)
+    located = locate(faces, pictures)
+    if located.faceless:
+        raise FluxGuardError(
+            f"No face was found in photo {', '.join(map(str, located.faceless))} (the first is 0).",
+            "Use photos with a larger, unobstructed face, or crop them to the face and choose 'whole frame'.",
+        )
+    return align(pictures, located.points, 224)

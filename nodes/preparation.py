@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from ..fluxguard_core.protect.presets import Preset
 from ..fluxguard_core.protect.refiner import Refiner
 from ..fluxguard_core.protect.region import Window
 from . import folders, host
-from .faces import Located, locate_faces
+from .faces import Located, locate
 from .protection_inputs import Wishes
 from .wires import latent_mask
 
@@ -32,12 +33,15 @@ from .wires import latent_mask
 class Prepared:
     """A refiner ready to run, and what the host has to load for it.
 
-    ``faceless`` numbers the pictures that it leaves alone.
+    Args:
+        region: where it will act [1 or B, H, W], and ``seen`` the pictures lit there [B, 3, H, W].
+        faceless: numbers of the pictures that it leaves alone.
     """
 
     refiner: Refiner
     window: Window | None
     region: Tensor
+    seen: Tensor
     networks: Sequence[torch.nn.Module]
     working_bytes: int
     first: int
@@ -53,27 +57,50 @@ def iterates_of(preset: Preset) -> int:
     return preset.refiner.descent.iterates
 
 
+def needs_face(preset: Preset) -> bool:
+    """Whether a preset works on faces; the paper preset takes every picture whole."""
+    return preset.aligned or preset.face_only
+
+
+def look(decoder: host.PictureDecoder, samples: Tensor) -> Tensor:
+    """What a latent [B, C, h, w] shows, without gradients."""
+    with host.ordinary_tensors():
+        return decoder.look(samples)
+
+
+def whereabouts(wishes: Wishes, picture: Tensor) -> Located:
+    """The faces to protect in pictures [B, 3, H, W]."""
+    if not needs_face(wishes.preset):
+        return Located(torch.empty(0, 5, 2), tuple(range(len(picture))), ())
+    with host.ordinary_tensors():
+        return locate(wishes.faces, picture)
+
+
 def prepare(
     wishes: Wishes,
     decoder: host.PictureDecoder,
     source: Tensor,
+    picture: Tensor,
+    located: Located,
     to_samples: Callable[[Tensor], Tensor],
-    progress: host.Progress,
+    progress: Callable[[int, Any], None],
     intervals: int,
 ) -> Prepared:
     """Load everything, look at the person once, and build the refiner.
 
     Args:
         source: latent of the person's picture, in the space that is refined.
+        picture: decoded from it.
+        located: where its faces are.
         to_samples: from that space to what the VAE decodes.
         intervals: of the generation that the refiner accompanies; 0 where there is none.
     """
     preset, grid = wishes.preset, (source.shape[-2], source.shape[-1])
-    tiny = None if wishes.tiny_vae is None else host.picture_decoder(wishes.tiny_vae)
-    distance, network = _perceptual(wishes.perceptual, decoder, tiny)
+    options = wishes.options
+    tiny = None if options.tiny_vae is None else host.picture_decoder(options.tiny_vae)
+    distance, network = _perceptual(options.perceptual, decoder, tiny)
     networks = [encoder.network for encoder in wishes.ensemble.attacked]
     networks += [extra for extra in (network, tiny and tiny.module) if extra is not None]
-    picture = decoder.look(to_samples(source))
     networks.append(decoder.module)
     host.load_together(networks)
     first = intervals - preset.attacked if intervals else 0
@@ -85,7 +112,6 @@ def prepare(
         )
 
     with host.ordinary_tensors():
-        located = _located(wishes, picture)
         within = None
         if wishes.mask is not None:
             within = latent_mask(wishes.mask.clone(), grid, len(source))
@@ -112,22 +138,9 @@ def prepare(
         window = replace(window or Window(0, grid[0], 0, grid[1]), pictures=located.pictures)
     worked_on = source if window is None else window.crop(source)
     need = decoder.bytes_needed(to_samples(worked_on).shape)
+    seen = picture.cpu() * (0.25 + 0.75 * acted[:, None])
     return Prepared(
-        refiner, window, acted, networks, need, first, iterates_of(preset), located.faceless
-    )
-
-
-def _located(wishes: Wishes, picture: Tensor) -> Located:
-    """The faces to protect; the paper preset takes every picture whole."""
-    if not (wishes.preset.aligned or wishes.preset.face_only):
-        return Located(torch.empty(0, 5, 2), tuple(range(len(picture))), ())
-    return locate_faces(
-        picture,
-        wishes.face_finder,
-        wishes.face_index,
-        wishes.face_landmarks,
-        wishes.bboxes,
-        wishes.which_face,
+        refiner, window, acted, seen, networks, need, first, iterates_of(preset), located.faceless
     )
 
 
@@ -151,5 +164,5 @@ def _perceptual(
             return feature_distance(features), None
     raise FluxGuardError(
         "The visible difference needs VGG19 (vgg19-dcbb9e9d.pth in models/fluxguard/perceptual; "
-        "‹run models download vgg19›), or a TAESD-layout VAE such as taef1 connected to tiny_vae."
+        "‹run models download vgg19›), or a VAE of TAESD layout such as taef1."
     )

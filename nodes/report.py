@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
@@ -22,15 +21,17 @@ from ..fluxguard_core.evaluate import (
     second_shot,
 )
 from ..fluxguard_core.faces.detectors import face_from_points
-from ..fluxguard_core.faces.face import nearest
+from ..fluxguard_core.faces.face import FaceFinder, nearest
 from ..fluxguard_core.recognition import Ensemble
 from . import host
-from .faces import face_finder, face_inputs, locate_faces
+from .faces import Faces, finder, points_by_picture
+from .node import Node
 from .people import load_recognisers
-from .wires import CATEGORY, EnsembleWire, to_image, to_picture
+from .wires import CATEGORY, EnsembleWire, faces_input, shown, to_image, to_picture
+from .words import NODES
 
 
-class PrivacyReport(io.ComfyNode):
+class PrivacyReport(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -54,7 +55,7 @@ class PrivacyReport(io.ComfyNode):
                     optional=True,
                     tooltip="Another photo of the same person, which is what a search compares with.",
                 ),
-                *face_inputs(),
+                faces_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="chart", tooltip="One page a picture."),
@@ -70,29 +71,23 @@ class PrivacyReport(io.ComfyNode):
         edited: Tensor,
         protected: Tensor,
         ensemble: Ensemble,
-        face_finder: str,
-        face_index: int,
-        which_face: str = "index",
         second_photo: Tensor | None = None,
-        face_landmarks: dict[str, Any] | None = None,
-        bboxes: Any = None,
+        faces: Faces | None = None,
     ) -> io.NodeOutput:
         with host.ordinary_tensors():
             pictures = [to_picture(image).cpu().clone() for image in (original, edited, protected)]
             _alike(pictures)
-            located = locate_faces(
-                pictures[0], face_finder, face_index, face_landmarks, bboxes, which_face
-            )
-            second, notes = _second(second_photo, face_finder)
+            found, find = points_by_picture(faces, pictures[0]), finder(faces)
+            second, notes = _second(second_photo, find)
             reports, pages = [], []
             load_recognisers(ensemble)
             progress = host.Progress(len(pictures[0]))
             for i in range(len(pictures[0])):
                 one = [picture[i : i + 1] for picture in pictures]
-                if i in located.faceless:
+                if not len(found[i]):
                     report = _reported((), one, (_unmeasured(i),))
                 else:
-                    results = _measured(ensemble, one, located.of(i), second, face_finder)
+                    results = _measured(ensemble, one, found[i], second, find)
                     report = _reported(results, one, notes)
                 reports.append(report)
                 pages.append(chart(report, Pictures(*one)))
@@ -103,7 +98,7 @@ class PrivacyReport(io.ComfyNode):
         )
         values = [report.to_dict() for report in reports]
         text = json.dumps(values[0] if len(values) == 1 else values, indent=2, ensure_ascii=False)
-        return io.NodeOutput(image, summary, text, ui=ui.PreviewImage(image, cls=cls))
+        return io.NodeOutput(image, summary, text, ui=shown(cls, image, summary))
 
 
 def _alike(pictures: list[Tensor]) -> None:
@@ -115,20 +110,19 @@ def _alike(pictures: list[Tensor]) -> None:
         )
 
 
-def _second(photo: Tensor | None, choice: str) -> tuple[Shot | None, tuple[str, ...]]:
+def _second(photo: Tensor | None, find: FaceFinder | None) -> tuple[Shot | None, tuple[str, ...]]:
     """The second photo as a stranger would meet it, or a note that says why it is left out."""
     if photo is None:
         return None, ()
-    shot, left_out = second_shot(to_picture(photo).cpu().clone()[:1], face_finder(choice))
-    return shot, (left_out,) if left_out else ()
+    shot, left_out = second_shot(to_picture(photo).cpu().clone()[:1], find)
+    return shot, (NODES(left_out),) if left_out else ()
 
 
-def _shot(picture: Tensor, fallback: Tensor, choice: str) -> Shot:
+def _shot(picture: Tensor, fallback: Tensor, find: FaceFinder | None) -> Shot:
     """A picture with its landmarks found anew where a detector is at hand, as a stranger would meet it.
 
     A face that is no longer found is looked at where it was.
     """
-    find = face_finder(choice)
     faces = [] if find is None else find(picture[0])
     met = nearest(faces, face_from_points(fallback))
     return Shot(picture, fallback if met is None else met.landmarks)
@@ -139,14 +133,14 @@ def _measured(
     pictures: list[Tensor],
     landmarks: Tensor,
     second: Shot | None,
-    choice: str,
+    find: FaceFinder | None,
 ) -> tuple[Recognition, ...]:
     """What recognisers say of every protected face [faces, 5, 2]; of several, named by number."""
     original, edited, protected = pictures
     recognisers: list[Recognition] = []
     for number, points in enumerate(landmarks):
         shots = [Shot(original, points)]
-        shots += [_shot(picture, points, choice) for picture in (edited, protected)]
+        shots += [_shot(picture, points, find) for picture in (edited, protected)]
         several = len(landmarks) > 1
         recognisers += (
             replace(result, name=f"{result.name}, face {number}") if several else result

@@ -15,6 +15,7 @@ from comfy_api.latest import io, ui
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.flow import Trajectory, load_trajectory, save_trajectory
 from . import host
+from .node import Node
 from .wires import CATEGORY, TrajectoryWire
 
 SUFFIX = ".trajectory.safetensors"
@@ -64,7 +65,7 @@ def _entries(folder: str, changed: int) -> tuple[tuple[str, ...], tuple[str, ...
     return files, tuple(path for path, is_folder in seen if is_folder)
 
 
-class SaveTrajectory(io.ComfyNode):
+class SaveTrajectory(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -100,7 +101,7 @@ class SaveTrajectory(io.ComfyNode):
         )
 
 
-class LoadTrajectory(io.ComfyNode):
+class LoadTrajectory(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -27,6 +27,11 @@ _PREVIEWS = (
     "LoadImage",
     "SaveImage",
     "FluxGuard_TextToMask",
+    "FluxGuard_FacePicker",
+    "FluxGuard_MiniFaceFinder",
+    "FluxGuard_MiniPortrait",
+    "FluxGuard_LatentRefiner",
+    "FluxGuard_ProtectLatent",
     "FluxGuard_PrivacyReport",
 )
 Link = tuple[int, str]
@@ -298,16 +303,8 @@ class Stage:
     vae: Link
     clip: Link
     image: Link
-    landmarks: Link | None
+    faces: Link
     mini: bool
-
-    @property
-    def finder(self) -> str:
-        return "miniature" if self.mini else "auto"
-
-    def faces(self, links: dict[str, Link]) -> dict[str, Link]:
-        """``links``, with the face landmarks where there are any."""
-        return links if self.landmarks is None else {**links, "face_landmarks": self.landmarks}
 
 
 MINI_SOURCE = "a person with long brown hair, white clothes, pink background"
@@ -380,8 +377,8 @@ def start(flow: Flow, mini: bool, *, flux: bool = True, count: int = 1, about: s
     if mini:
         picture = flow.node("FluxGuard_MiniPortrait", seed=MINI_SEED, count=count)
         image: Link = picture, "IMAGE"
-        flow.node("PreviewImage", {"images": image}, "The picture")
-        return Stage(model, vae, clip, image, None, mini)
+        found = flow.node("FluxGuard_MiniFaceFinder", {"image": image})
+        return Stage(model, vae, clip, image, (found, "faces"), mini)
     image = flow.node("LoadImage", image="example.png"), "IMAGE"
     if count > 1:
         second = (
@@ -409,22 +406,25 @@ def start(flow: Flow, mini: bool, *, flux: bool = True, count: int = 1, about: s
     found = flow.node(
         "MediaPipeFaceLandmarker", {"face_detection_model": (detector, wire), "image": image}
     )
-    return Stage(model, vae, clip, image, (found, "face_landmarks"), mini)
+    marks: Link = found, "face_landmarks"
+    picked = flow.node("FluxGuard_FacePicker", {"image": image, "face_landmarks": marks})
+    return Stage(model, vae, clip, image, (picked, "faces"), mini)
 
 
 @dataclass(frozen=True)
 class Edit:
-    """An inversion with its edit patches."""
+    """An inversion with its edit patches; ``latent`` is the picture's own."""
 
     model: Link
     trajectory: Link
+    latent: Link
 
 
 def edit(
-    flow: Flow, stage: Stage, model: Link, source: str, words: str, *, fireflow: bool = False
+    flow: Flow, stage: Stage, model: Link, source: str, words: str, *, preset: str = "default"
 ) -> Edit:
     """Inversion, mask and the two patches."""
-    steps = 12 if stage.mini else 25
+    steps = 12 if stage.mini and preset != "paper" else 25
     flow.column("3 · Inversion")
     prompt = flow.node(
         "CLIPTextEncode", {"clip": stage.clip}, "Source prompt: the picture as it is", text=source
@@ -433,48 +433,55 @@ def edit(
     inversion = flow.node(
         "FluxGuard_RFInversion",
         {"model": model, "positive": (prompt, "CONDITIONING"), "latent": (latent, "LATENT")},
+        preset=preset,
         steps=steps,
-        solver="fireflow" if fireflow else "midpoint",
-        value_intervals=2 if stage.mini else 5,
     )
     trajectory: Link = inversion, "trajectory"
     flow.column("4 · What may change")
     mask = flow.node(
         "FluxGuard_TextToMask",
-        stage.faces({"image": stage.image}),
+        {"image": stage.image, "faces": stage.faces},
         text=words,
-        method="miniature" if stage.mini else "auto",
         grow=4 if stage.mini else 8,
     )
     injected = flow.node(
-        "FluxGuard_AttentionVInjection", {"model": model, "trajectory": trajectory}
+        "FluxGuard_AttentionVInjection",
+        {"model": model, "trajectory": trajectory, "mask": (mask, "MASK")},
     )
     fused = flow.node(
         "FluxGuard_VelocityFusion",
         {"model": (injected, "MODEL"), "trajectory": trajectory, "mask": (mask, "MASK")},
     )
-    return Edit((fused, "MODEL"), trajectory)
+    return Edit((fused, "MODEL"), trajectory, (latent, "LATENT"))
 
 
 def people(flow: Flow, stage: Stage) -> tuple[Link, Link]:
     """Recognisers and identity."""
     if stage.mini:
-        names = (["mini-ir", "mini-irse", "mini-facenet"], ["mini-mobileface", "mini-vit"])
+        ensemble = flow.node("FluxGuard_MiniRecognisers")
     else:
-        names = (["facexlib-irse50", "pyfeat-facenet"], ["auraface"])
-    ensemble = flow.node("FluxGuard_FREnsembleLoader", attacked=names[0], held_out=names[1])
+        ensemble = flow.node("FluxGuard_FREnsembleLoader")
     identity = flow.node("FluxGuard_Identity", kind="untargeted")
     return (ensemble, "ensemble"), (identity, "identity")
 
 
-def decoded(flow: Flow, stage: Stage, latent: Link, title: str, *, save: bool = False) -> Link:
-    """Decode and show a latent."""
-    picture: Link = flow.node("VAEDecode", {"samples": latent, "vae": stage.vae}), "IMAGE"
+def decoded(
+    flow: Flow, stage: Stage, source: Link, latent: Link, title: str, *, save: bool = False
+) -> Link:
+    """Decode a latent over the photo's own detail, and show it."""
+    links = {"photo": stage.image, "source": source, "result": latent, "vae": stage.vae}
+    picture: Link = flow.node("FluxGuard_KeepPhotoPixels", links), "IMAGE"
     if save:
         flow.node("SaveImage", {"images": picture}, title, filename_prefix="fluxguard/protected")
     else:
         flow.node("PreviewImage", {"images": picture}, title)
     return picture
+
+
+def light(flow: Flow, steps: int) -> Link:
+    """Options with which the miniature protects in seconds."""
+    numbers = {"preset__attacked_intervals": 3, "preset__steps": steps, "preset__random_views": 1}
+    return flow.node("FluxGuard_ProtectionOptions", **numbers), "options"
 
 
 def refined(
@@ -484,33 +491,27 @@ def refined(
     edit: Edit,
     target: str,
     who: tuple[Link, Link],
-    quick: int = 5,
+    options: Link | None = None,
 ) -> int:
     """Target prompt and refiner."""
     prompt = flow.node("CLIPTextEncode", {"clip": stage.clip}, "Target prompt", text=target)
-    light = {"attacked_intervals": 3, "optimiser_steps": quick, "random_views": 1}
-    return flow.node(
-        "FluxGuard_LatentRefiner",
-        stage.faces(
-            {
-                "model": model,
-                "positive": (prompt, "CONDITIONING"),
-                "trajectory": edit.trajectory,
-                "vae": stage.vae,
-                "ensemble": who[0],
-                "identity": who[1],
-            }
-        ),
-        face_finder=stage.finder,
-        **(light if stage.mini else {}),
-    )
+    links = {
+        "model": model,
+        "positive": (prompt, "CONDITIONING"),
+        "trajectory": edit.trajectory,
+        "vae": stage.vae,
+        "ensemble": who[0],
+        "identity": who[1],
+        "faces": stage.faces,
+    }
+    return flow.node("FluxGuard_LatentRefiner", links | ({"options": options} if options else {}))
 
 
 def reported(flow: Flow, stage: Stage, pictures: tuple[Link, Link, Link], ensemble: Link) -> None:
     """The report on original, edited and protected."""
     original, edited, protected = pictures
     links = {"original": original, "edited": edited, "protected": protected, "ensemble": ensemble}
-    flow.node("FluxGuard_PrivacyReport", stage.faces(links), face_finder=stage.finder)
+    flow.node("FluxGuard_PrivacyReport", {**links, "faces": stage.faces})
 
 
 def _prompts(stage: Stage) -> tuple[str, str, str]:
@@ -521,8 +522,10 @@ def _prompts(stage: Stage) -> tuple[str, str, str]:
     return REAL_SOURCE, f"{REAL_SOURCE}, wearing bright red lipstick", "red lipstick"
 
 
-def edit_and_protect(flow: Flow, mini: bool, *, lora: bool = False, count: int = 1) -> None:
-    """Graphs 1, 2 and 6: the whole method, with a LoRA, on a batch."""
+def edit_and_protect(
+    flow: Flow, mini: bool, *, lora: bool = False, count: int = 1, preset: str = "default"
+) -> None:
+    """The whole method; with a LoRA, on a batch, or as published."""
     stage = start(flow, mini, count=count)
     model = stage.model
     if lora:
@@ -532,13 +535,14 @@ def edit_and_protect(flow: Flow, mini: bool, *, lora: bool = False, count: int =
     if count > 1:
         source = source if not mini else "a person"
         target = target if not mini else "a person wearing red lipstick"
-    change = edit(flow, stage, model, source, words)
+    change = edit(flow, stage, model, source, words, preset=preset)
     flow.column("5 · Protect")
     who = people(flow, stage)
-    result = refined(flow, stage, change.model, change, target, who)
+    options = light(flow, 5) if mini and preset == "default" else None
+    result = refined(flow, stage, change.model, change, target, who, options)
     flow.column("6 · Results")
-    protected = decoded(flow, stage, (result, "protected"), "Protected", save=True)
-    edited = decoded(flow, stage, (result, "edited"), "Edited, not protected")
+    protected = decoded(flow, stage, change.latent, (result, "protected"), "Protected", save=True)
+    edited = decoded(flow, stage, change.latent, (result, "edited"), "Edited, not protected")
     flow.column("7 · Did it work?")
     plain: Link = stage.image
     reported(flow, stage, (plain, edited, protected), who[0])
@@ -555,13 +559,12 @@ def stock_sampler(flow: Flow, stage: Stage, change: Edit, target: str) -> tuple[
     guider = flow.node(
         "BasicGuider", {"model": change.model, "conditioning": (guided, "CONDITIONING")}
     )
-    sampler = flow.node("FluxGuard_RFSampler")
     sampled = flow.node(
         "SamplerCustomAdvanced",
         {
             "noise": (begin, "NOISE"),
             "guider": (guider, "GUIDER"),
-            "sampler": (sampler, "SAMPLER"),
+            "sampler": (begin, "SAMPLER"),
             "sigmas": (begin, "SIGMAS"),
             "latent_image": (begin, "LATENT"),
         },
@@ -576,36 +579,35 @@ def edit_only(flow: Flow, mini: bool) -> None:
     change = edit(flow, stage, stage.model, source, words)
     sampled, _ = stock_sampler(flow, stage, change, target)
     flow.column("6 · Result")
-    decoded(flow, stage, (sampled, "output"), "Edited", save=True)
+    decoded(flow, stage, change.latent, (sampled, "output"), "Edited", save=True)
 
 
 def protected_face(flow: Flow, stage: Stage, who: tuple[Link, Link]) -> tuple[Link, int]:
     """Encode, protect, decode, and paste the face back; the picture and the protecting node."""
     latent = flow.node("VAEEncode", {"pixels": stage.image, "vae": stage.vae})
-    quick = {"attacked_intervals": 3, "optimiser_steps": 8, "random_views": 1} if stage.mini else {}
-    protection = flow.node(
-        "FluxGuard_ProtectLatent",
-        stage.faces(
-            {"latent": (latent, "LATENT"), "vae": stage.vae, "ensemble": who[0], "identity": who[1]}
-        ),
-        face_finder=stage.finder,
-        **quick,
-    )
+    links = {
+        "latent": (latent, "LATENT"),
+        "vae": stage.vae,
+        "ensemble": who[0],
+        "identity": who[1],
+        "faces": stage.faces,
+    }
+    links |= {"options": light(flow, 8)} if stage.mini else {}
+    protection = flow.node("FluxGuard_ProtectLatent", links)
     if not flow.sockets:
         flow.column("4 · Back into the picture")
-    picture: Link = (
-        flow.node("VAEDecode", {"samples": (protection, "protected"), "vae": stage.vae}),
-        "IMAGE",
+    pasted = flow.node(
+        "FluxGuard_KeepPhotoPixels",
+        {
+            "photo": stage.image,
+            "source": (latent, "LATENT"),
+            "result": (protection, "protected"),
+            "vae": stage.vae,
+            "region": (protection, "region"),
+        },
+        "Only the face changes",
     )
-    pasted: Link = (
-        flow.node(
-            "ImageCompositeMasked",
-            {"destination": stage.image, "source": picture, "mask": (protection, "region")},
-            "Only the face changes",
-        ),
-        "IMAGE",
-    )
-    return pasted, protection
+    return (pasted, "IMAGE"), protection
 
 
 def protect_existing(flow: Flow, mini: bool) -> None:
@@ -615,12 +617,12 @@ def protect_existing(flow: Flow, mini: bool) -> None:
     who = people(flow, stage)
     pasted, _ = protected_face(flow, stage, who)
     flow.node("SaveImage", {"images": pasted}, "Protected", filename_prefix="fluxguard/protected")
-    sides = "The sides of the picture should be multiples of 8: VAE Encode cuts the rest off. Crop it before if they are not."
     kinds = (
-        "\n\nA grey photo stays grey with Convert Image to Mask (green) and Convert Mask to Image before Save Image and "
+        "A grey photo stays grey with Convert Image to Mask (green) and Convert Mask to Image before Save Image and "
         "Privacy Report. A transparent one gets its alpha back with Join Image with Alpha, from Load Image's MASK."
     )
-    flow.note(sides if mini else sides + kinds, 110 if mini else 250)
+    if not mini:
+        flow.note(kinds, 180)
     flow.column("5 · Did it work?")
     reported(flow, stage, (stage.image, stage.image, pasted), who[0])
 
@@ -641,10 +643,12 @@ def many_prompts(flow: Flow, mini: bool) -> None:
         "The inversion and the patches are made once. Change one prompt, and only its branch runs again.",
         110,
     )
+    options = light(flow, 2) if mini else None
     for i, target in enumerate(targets):
         flow.column(f"6 · Prompt {i + 1}")
-        result = refined(flow, stage, change.model, change, target, who, quick=2)
-        decoded(flow, stage, (result, "protected"), f"Protected {i + 1}", save=True)
+        result = refined(flow, stage, change.model, change, target, who, options)
+        title = f"Protected {i + 1}"
+        decoded(flow, stage, change.latent, (result, "protected"), title, save=True)
 
 
 GRAPHS = {
@@ -654,6 +658,7 @@ GRAPHS = {
     "protect-existing": protect_existing,
     "many-prompts": many_prompts,
     "batch": lambda flow, mini: edit_and_protect(flow, mini, count=2),
+    "paper": lambda flow, mini: edit_and_protect(flow, mini, preset="paper"),
 }
 
 
@@ -665,7 +670,7 @@ def edit_blueprint(schemas: dict[str, Any]) -> dict[str, Any]:
         "clip": "CLIP",
         "vae": "VAE",
         "image": "IMAGE",
-        "face_landmarks": "FACE_LANDMARKS",
+        "faces": "FLUXGUARD_FACES",
     }
     socket = {name: (SOCKET, name) for name in flow.sockets}
     stage = Stage(
@@ -673,13 +678,21 @@ def edit_blueprint(schemas: dict[str, Any]) -> dict[str, Any]:
         socket["vae"],
         socket["clip"],
         socket["image"],
-        socket["face_landmarks"],
+        socket["faces"],
         False,
     )
     source, target, words = _prompts(stage)
     change = edit(flow, stage, stage.model, source, words)
     sampled, prompt = stock_sampler(flow, stage, change, target)
-    picture = flow.node("VAEDecode", {"samples": (sampled, "output"), "vae": stage.vae})
+    picture = flow.node(
+        "FluxGuard_KeepPhotoPixels",
+        {
+            "photo": stage.image,
+            "source": change.latent,
+            "result": (sampled, "output"),
+            "vae": stage.vae,
+        },
+    )
     kinds = {node["type"]: node["id"] for node in flow.nodes}
     first = next(node["id"] for node in flow.nodes if node["type"] == "CLIPTextEncode")
     shown = [
@@ -700,10 +713,10 @@ def edit_blueprint(schemas: dict[str, Any]) -> dict[str, Any]:
 def protect_blueprint(schemas: dict[str, Any]) -> dict[str, Any]:
     """ "Protect face": a picture and its VAE in, the protected picture out."""
     flow = Flow(schemas)
-    flow.sockets = {"image": "IMAGE", "vae": "VAE", "face_landmarks": "FACE_LANDMARKS"}
+    flow.sockets = {"image": "IMAGE", "vae": "VAE", "faces": "FLUXGUARD_FACES"}
     socket = {name: (SOCKET, name) for name in flow.sockets}
     stage = Stage(
-        (SOCKET, ""), socket["vae"], (SOCKET, ""), socket["image"], socket["face_landmarks"], False
+        (SOCKET, ""), socket["vae"], (SOCKET, ""), socket["image"], socket["faces"], False
     )
     flow.column("Protect")
     who = people(flow, stage)

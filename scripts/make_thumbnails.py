@@ -49,12 +49,12 @@ def pictures(
     """Titled pictures: the source first, then what was made."""
     found = []
     for node, entry in graph.items():
-        if entry["class_type"] not in ("PreviewImage", "SaveImage"):
+        if entry["class_type"] not in ("FluxGuard_MiniPortrait", "PreviewImage", "SaveImage"):
             continue
         for image in outputs[node]["images"]:
             with urllib.request.urlopen(f"{url}/view?{urllib.parse.urlencode(image)}") as answer:
                 found.append((entry["_meta"]["title"], Image.open(io.BytesIO(answer.read()))))
-    return sorted(found, key=lambda item: item[0] != "The picture")
+    return sorted(found, key=lambda item: item[0] != "Miniature Portrait")
 
 
 def sheet(tiles: list[tuple[str, Image.Image]], mark: str) -> Image.Image:

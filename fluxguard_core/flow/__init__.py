@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .controls import EditControl, ValueInjection, VelocityFusion
 from .field import Block, Counted, Layout, ValueTap, VelocityField
+from .recipe import Recipe
 from .run import Moved, State, advance, generate, invert
 from .schedule import flux_schedule
 from .solvers import SOLVERS, Solver, SolverName
@@ -19,6 +20,7 @@ __all__ = [
     "Evaluation",
     "Layout",
     "Moved",
+    "Recipe",
     "Solver",
     "SolverName",
     "State",

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
 from .field import Block, ValueTap
+from .recipe import Order, Tokens
 from .trajectory import Evaluation, Trajectory
-
-Tokens = Literal["image", "all"]
-Order = Literal["aligned", "released"]
 
 
 class EditControl(Protocol):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from .controls import EditControl, Tokens
+from .controls import EditControl
 from .field import Block, ValueTap, VelocityField, require_finite
+from .recipe import Recipe, Tokens
 from .schedule import check_sigmas
 from .solvers import SolverName, solver_named
 from .storage import AS_COMPUTED, Storage, Stored
@@ -33,6 +34,7 @@ def invert(
     value_intervals: int = 5,
     blocks: Sequence[Block] | None = None,
     tokens: Tokens = "image",
+    recipe: Recipe | None = None,
     # storage
     velocity_storage: Storage = AS_COMPUTED,
     value_storage: Storage = AS_COMPUTED,
@@ -48,6 +50,7 @@ def invert(
         value_intervals: keep attention values in the first so many intervals of the generation.
         blocks: blocks whose values are kept; None means the published ones, scaled to the depth.
         tokens: keep the values of ``image`` tokens, or of ``all``.
+        recipe: what later edits are meant to do; carried along, not read here.
 
     Returns:
         A trajectory; the latent and the velocities are float32.
@@ -105,6 +108,7 @@ def invert(
         text_tokens=text_kept,
         solver=solver,
         layout=field.layout,
+        recipe=recipe or Recipe(solver=solver, tokens=tokens),
     )
 
 

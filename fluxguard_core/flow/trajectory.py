@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
 from .field import Block, Layout
+from .recipe import Recipe
 from .solvers import solver_named
 from .storage import Storage, Stored
 
@@ -40,6 +41,7 @@ class Trajectory:
         text_tokens: 0, or how many text tokens precede the image tokens in ``values``.
         solver: name of the solver that made it.
         layout: the transformer that made it.
+        recipe: what later edits are meant to do, unless they are told otherwise.
     """
 
     sigmas: Tensor
@@ -50,6 +52,7 @@ class Trajectory:
     text_tokens: int
     solver: str
     layout: Layout
+    recipe: Recipe = field(default_factory=Recipe)
 
     @property
     def intervals(self) -> int:
@@ -72,11 +75,6 @@ class Trajectory:
             + self.source.nbytes
             + self.terminal.nbytes
         )
-
-    def get_ram_usage(self) -> int:
-        """Bytes in ordinary memory: what the host's cache weighs when memory runs short."""
-        tensors = [stored.data for stored in self._stored()] + [self.source, self.terminal]
-        return sum(tensor.nbytes for tensor in tensors if tensor.device.type == "cpu")
 
     def _stored(self) -> Iterator[Stored]:
         unique = {id(stored): stored for stages in self.velocities for stored in stages}

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from ..errors import FluxGuardError
 from .field import Block, BlockKind, Layout
+from .recipe import Recipe
 from .solvers import solver_named
 from .storage import Stored
 from .trajectory import Trajectory, ValueKey
 
-FORMAT = "fluxguard-trajectory-1"
+FORMAT = "fluxguard-trajectory-2"
 _SCALE = ".scale"
 
 
@@ -54,6 +55,7 @@ def save_trajectory(trajectory: Trajectory, path: str | Path) -> None:
         "solver": trajectory.solver,
         "text_tokens": trajectory.text_tokens,
         "layout": asdict(trajectory.layout),
+        "recipe": asdict(trajectory.recipe),
         "velocities": velocity_names,
         "dtypes": dtypes,
     }
@@ -123,6 +125,7 @@ def _assemble(about: Mapping, tensors: Mapping[str, Tensor], device: torch.devic
         text_tokens=int(about["text_tokens"]),
         solver=about["solver"],
         layout=_layout(about["layout"]),
+        recipe=Recipe(**about["recipe"]),
     )
 
 

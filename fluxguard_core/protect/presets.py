@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import FluxGuardError
-from ..flow.controls import Order, Tokens
+from ..flow.recipe import FusionWindow, Order, Recipe, Tokens
 from ..flow.solvers import SolverName
 from .refiner import RefinerSettings
 from .visibility import VisibilityBudget
@@ -40,7 +40,7 @@ class Preset:
     guidance: float = 5.5
     injected: int | None = None
     tokens: Tokens = "image"
-    fusion: Literal["all", "paper"] = "all"
+    fusion: FusionWindow = "all"
     order: Order = "aligned"
     attacked: int = 5
     aligned: bool = True
@@ -50,6 +50,11 @@ class Preset:
     margin: float = 0.3
     tiny: bool = False
     refiner: RefinerSettings = field(default_factory=RefinerSettings)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What of it concerns the flow, to travel on a trajectory."""
+        return Recipe(self.name, self.solver, self.tokens, self.fusion, self.order, self.injected)
 
 
 _BETTER = RefinerSettings(

@@ -19,7 +19,7 @@ from .flux import (
 )
 from .guards import edit_patches
 from .networks import load_together, managed, with_models, working_device
-from .notices import warn
+from .notices import notice, warn
 from .patches import fuse_velocities, inject_values
 from .progress import Progress, latent_preview, ordinary_tensors, picture_preview
 from .record import record_storage
@@ -39,6 +39,7 @@ __all__ = [
     "latent_preview",
     "load_together",
     "managed",
+    "notice",
     "ordinary_tensors",
     "picture_decoder",
     "picture_latent",

@@ -13,10 +13,12 @@ from torch import Tensor
 from ...fluxguard_core.backends.geometry import FLUX
 from ...fluxguard_core.errors import FluxGuardError
 from ...fluxguard_core.flow import Layout, Trajectory
+from .notices import notice
 
 Model = Any  # comfy.model_patcher.ModelPatcher, which is untyped
 Conditioning = Any  # list of [tensor, dictionary]
 
+WITH_GUIDANCE = "flux"
 _FOREIGN_MODELS = ("Flux2", "LongCatImage", "Chroma")
 _UNSUPPORTED = {
     "control": "a ControlNet",
@@ -49,7 +51,7 @@ def flux_layout(model: Model) -> Layout:
             "model. Load flux1-dev or a finetune of it."
         )
     return Layout(
-        model="flux" if params.guidance_embed else "flux without guidance",
+        model=WITH_GUIDANCE if params.guidance_embed else "flux without guidance",
         double_blocks=len(network.double_blocks),
         single_blocks=len(network.single_blocks),
         width=params.hidden_size,
@@ -57,9 +59,19 @@ def flux_layout(model: Model) -> Layout:
     )
 
 
-def with_guidance(conditioning: Conditioning, guidance: float) -> Conditioning:
-    """A copy of the conditioning with a FLUX guidance value."""
-    return [[context, {**options, "guidance": guidance}] for context, options in conditioning]
+def with_guidance(
+    model: Model, conditioning: Conditioning, role: str, fallback: float
+) -> tuple[Conditioning, str]:
+    """The conditioning with its own FLUX guidance, else a copy with ``fallback`` and a note that says so."""
+    layout = flux_layout(model)
+    if layout.model != WITH_GUIDANCE or all("guidance" in options for _, options in conditioning):
+        return conditioning, ""
+    guided = [[context, {"guidance": fallback, **options}] for context, options in conditioning]
+    note = (
+        f"The {role} carries no guidance, so {fallback} was set. Choose another with FluxGuidance."
+    )
+    notice(note)
+    return guided, note
 
 
 def check_conditioning(conditioning: Conditioning, role: str) -> None:

@@ -113,11 +113,11 @@ def _check_sampler(name: str, sampler: Any, guider: Any, noise: Tensor, sigmas: 
     called = function.removeprefix("sample_") or type(sampler).__name__
     if adds_noise(sampler, guider, noise, sigmas):
         raise FluxGuardError(
-            f"{name}: the sampler '{called}' adds noise on the way, so the recorded velocities do not fit. Use RF "
-            "Sampler, or stock euler."
+            f"{name}: the sampler '{called}' adds noise on the way, so the recorded velocities do not fit. Use "
+            "the SAMPLER of Trajectory Start, or stock euler."
         )
     if steps_unguided(sampler, guider, noise, sigmas):
         raise FluxGuardError(
             f"{name}: the sampler '{called}' (CFG++) steps along the prediction without guidance, which the edit "
-            "does not steer. Use RF Sampler, or stock euler."
+            "does not steer. Use the SAMPLER of Trajectory Start, or stock euler."
         )

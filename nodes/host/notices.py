@@ -1,4 +1,4 @@
-"""Warnings that reach the user: in the host's log, and on the node that is running."""
+"""Notices and warnings that reach the user: in the host's log, and on the node that is running."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ import logging
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
+from ..words import NODES
+
 
 def warn(text: str) -> None:
     """Log a warning, and show it on the running node in the client that queued it."""
-    logging.warning("FluxGuard: %s", text)
+    _tell(logging.WARNING, NODES(text))
+
+
+def notice(text: str) -> None:
+    """The same for what is worth knowing and no cause for worry."""
+    _tell(logging.INFO, NODES(text))
+
+
+def _tell(level: int, text: str) -> None:
+    logging.log(level, "FluxGuard: %s", text)
     context, server = get_executing_context(), getattr(PromptServer, "instance", None)
     if context is not None and server is not None:
         server.send_progress_text(text, context.node_id, server.client_id)

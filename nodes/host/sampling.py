@@ -35,7 +35,7 @@ def flow_sampler(solver: SolverName) -> Any:
         grid = sigmas.cpu().double().tolist()
         if any(low >= high for high, low in pairwise(grid)):
             raise FluxGuardError(
-                "RF Sampler needs σ values that fall. To run a picture towards noise use RF Inversion instead of "
+                "This SAMPLER needs σ values that fall. To run a picture towards noise use RF Inversion instead of "
                 "flipped sigmas."
             )
         given = {**(extra_args or {})}

@@ -68,16 +68,25 @@ class GoldenGraph(Builder):
             "model": model,
             "positive": self.source,
             "latent": self.latent,
+            "options": self.options(),
+            "preset": "default",
             "steps": 10,
-            "solver": self.solver,
-            "value_intervals": 3,
-            "guidance": 1.0,
-            "tokens": "all",
-            "blocks": "single 20-23",
+        }
+        return self.add("FluxGuard_RFInversion", **{**inputs, **changes})
+
+    def options(self, **changes: Any) -> Link:
+        """What the golden run kept: all tokens' values of the last blocks in three intervals."""
+        inputs: dict[str, Any] = {
+            "preset": "default",
+            "preset.solver": self.solver,
+            "preset.value_intervals": 3,
+            "preset.tokens": "all",
+            "blocks": "custom",
+            "blocks.names": "single 20-23",
             "storage": "cpu",
             "storage_format": "computed",
         }
-        return self.add("FluxGuard_RFInversion", **{**inputs, **changes})
+        return self.link("FluxGuard_InversionOptions", **{**inputs, **changes})
 
     @property
     def trajectory(self) -> Link:
@@ -86,9 +95,9 @@ class GoldenGraph(Builder):
     def inject(self, model: Link, **changes: Any) -> Link:
         inputs: dict[str, Any] = {
             "trajectory": self.trajectory,
-            "intervals": 0,
+            "window": "all kept",
             "strength": 1.0,
-            "tokens": "all",
+            "tokens": "as inverted",
         }
         return self.link("FluxGuard_AttentionVInjection", model=model, **{**inputs, **changes})
 
@@ -97,10 +106,8 @@ class GoldenGraph(Builder):
         inputs: dict[str, Any] = {
             "trajectory": self.trajectory,
             "mask": mask,
-            "window": "all",
-            "first_interval": -1,
-            "end_interval": -1,
-            "order": "aligned",
+            "window": "as inverted",
+            "order": "as inverted",
         }
         return self.link("FluxGuard_VelocityFusion", model=model, **{**inputs, **changes})
 
@@ -113,7 +120,7 @@ class GoldenGraph(Builder):
         inputs: dict[str, Any] = {
             "noise": [start, 0],
             "guider": self.link("BasicGuider", model=model, conditioning=conditioning),
-            "sampler": sampler or self.link("FluxGuard_RFSampler", solver=self.solver),
+            "sampler": sampler or [start, 3],
             "sigmas": [start, 1],
             "latent_image": [start, 2],
         }

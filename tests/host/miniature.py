@@ -7,13 +7,11 @@ import json
 import torch
 from torch import Tensor
 
-from fluxguard_core.mini.world import weights_path
 from fluxguard_core.pictures.files import read_picture
 
 from .server import PACK, Graph, Outcome, Server
 
 API = PACK / "workflows" / "api"
-NEEDED = [weights_path("flux"), weights_path("vae"), weights_path("text")]
 
 
 def graph_of(name: str) -> Graph:

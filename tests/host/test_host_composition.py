@@ -226,7 +226,8 @@ def test_where_and_how_the_record_is_kept(server: Server, storage: str, form: st
     reference = exact.sample(exact.inject(exact.model))
     expected = saved_latent(server, server.result(exact.graph), reference)
     graph = GoldenGraph()
-    graph.graph[graph.inversion]["inputs"] |= {"storage": storage, "storage_format": form}
+    kept = graph.options(storage=storage, storage_format=form)
+    graph.graph[graph.inversion]["inputs"]["options"] = kept
     edit = graph.sample(graph.inject(graph.model))
     kept = graph.sample(graph.fuse(graph.model, times=1e-30))
     outcome = server.result(graph.graph)

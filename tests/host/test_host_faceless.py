@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -13,13 +12,9 @@ from torch import Tensor
 from fluxguard_core.pictures.files import Picture, luma, read_picture, write_png
 
 from .graphs import relative_error
-from .miniature import NEEDED, find, graph_of, pictures, similarities
+from .miniature import find, graph_of, pictures, similarities
 from .server import Graph, Outcome, Server
 from .test_host_inputs import ATTACKED, add, identity, masked, portraits, protecting, region, told
-
-pytestmark = pytest.mark.skipif(
-    not all(path.is_file() for path in NEEDED), reason="the miniature's weights are not shipped yet"
-)
 
 
 def between(graph: Graph) -> None:
@@ -140,7 +135,9 @@ def test_grey_stays_grey_and_alpha_is_kept(server: Server) -> None:
     numbers = add(graph, "PreviewAny", source=[find(graph, "FluxGuard_PrivacyReport"), 2])[0]
     other = add(graph, "FluxGuard_MiniPortrait", seed=352, count=1, size=128)
     photos = add(graph, "JoinImageWithAlpha", image=other, alpha=[loaded[0], 1])
-    identity(graph, kind="photo", **{"kind.photos": photos, "kind.photo_face_finder": "miniature"})
+    seen = add(graph, "FluxGuard_MiniFaceFinder", image=photos, which="largest")
+    cut = {"kind.photos": photos, "kind.cut": "around the face", "kind.faces": seen}
+    identity(graph, kind="photo", **cut)
     save = graph[find(graph, "SaveImage", "Protected")]["inputs"]
     save["images"] = out
     outcome = server.result(graph)

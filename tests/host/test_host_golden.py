@@ -21,7 +21,7 @@ from .server import Server
 TOLERANCE = 1e-4
 EXACT = 1e-5  # float32 rounding over ten steps
 CPU = torch.device("cpu")
-_WINDOW = {"first_interval": 2, "end_interval": 8}
+_WINDOW = {"window": "custom", "window.first": 2, "window.last": 7}
 
 
 def test_inversion(any_server: Server) -> None:

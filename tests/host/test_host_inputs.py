@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fluxguard_core.mini.world import weights_path
+from fluxguard_core.protect.presets import preset_named
 from fluxguard_core.weights import load_manifest
 
 from .landmarker import mesh_of, write_landmarker, write_yunet
 from .miniature import (
-    NEEDED,
     assert_edited,
     assert_protected,
     find,
@@ -27,9 +27,6 @@ from .miniature import (
 )
 from .server import Graph, Outcome, Rejected, Server
 
-pytestmark = pytest.mark.skipif(
-    not all(path.is_file() for path in NEEDED), reason="the miniature's weights are not shipped yet"
-)
 OTHER = 352  # another person
 ATTACKED = ("mini-ir", "mini-irse", "mini-facenet")
 
@@ -38,8 +35,45 @@ def protecting(**changes: Any) -> tuple[Graph, str]:
     """The graph that protects an existing picture, and its protecting node."""
     graph = graph_of("protect-existing")
     node = find(graph, "FluxGuard_ProtectLatent")
-    graph[node]["inputs"].update(changes)
+    changed(graph, node, **changes)
     return graph, node
+
+
+def changed(graph: Graph, node: str, **changes: Any) -> None:
+    """Change a protecting node's own inputs, or the numbers of its options."""
+    options = graph[find(graph, "FluxGuard_ProtectionOptions")]["inputs"]
+    if (preset := changes.pop("preset", None)) is not None:
+        for name in [name for name in options if name.startswith("preset")]:
+            del options[name]
+        options |= {f"preset.{name}": value for name, value in numbers(preset).items()}
+        options["preset"] = preset
+    for name, value in changes.items():
+        if f"preset.{name}" in options:
+            options[f"preset.{name}"] = value
+        else:
+            (options if name in options else graph[node]["inputs"])[name] = value
+
+
+def numbers(name: str) -> dict[str, Any]:
+    """A preset's own numbers, as Protection Options opens with them."""
+    preset = preset_named(name)
+    found = {
+        "attacked_intervals": preset.attacked,
+        "steps": preset.refiner.steps,
+        "learning_rate": preset.refiner.learning_rate,
+        "perceptual_weight": preset.refiner.perceptual_weight,
+        "margin": preset.margin,
+    }
+    return found | ({"random_views": preset.random_views} if preset.aligned else {})
+
+
+def picked(graph: Graph, image: list[Any], **inputs: Any) -> list[Any]:
+    """Face Picker in the place of the miniature's own finder, on every node that asks for faces."""
+    faces = add(graph, "FluxGuard_FacePicker", image=image, **{"which": "largest", **inputs})
+    for entry in graph.values():
+        if "faces" in entry["inputs"]:
+            entry["inputs"]["faces"] = faces
+    return faces
 
 
 def add(graph: Graph, kind: str, **inputs: Any) -> list[Any]:
@@ -108,9 +142,7 @@ def test_the_hosts_landmarks(any_server: Server) -> None:
     graph = graph_of("edit-and-protect")
     portrait = [find(graph, "FluxGuard_MiniPortrait"), 0]
     found = landmarks(any_server, graph, portrait)
-    graph[find(graph, "FluxGuard_TextToMask")]["inputs"].update(method="auto", face_landmarks=found)
-    for kind in ("FluxGuard_LatentRefiner", "FluxGuard_PrivacyReport"):
-        graph[find(graph, kind)]["inputs"].update(face_finder="auto", face_landmarks=found)
+    picked(graph, portrait, face_landmarks=found)
     outcome, protected = result(any_server, graph)
     edited = pictures(any_server, outcome, find(graph, "PreviewImage", "Edited"))
     assert_edited(graph, edited)
@@ -119,18 +151,22 @@ def test_the_hosts_landmarks(any_server: Server) -> None:
 
 def test_landmarks_of_a_picture_that_vae_encode_cuts(server: Server) -> None:
     """The mesh moves with the picture: 132 pixels lose two on each side."""
-    graph, node = protecting(face_finder="auto")
+    graph, node = protecting()
     portrait = [find(graph, "FluxGuard_MiniPortrait"), 0]
     margin = {"left": 2, "top": 2, "right": 2, "bottom": 2, "feathering": 0}
     larger = add(graph, "ImagePadForOutpaint", image=portrait, **margin)
     graph[find(graph, "VAEEncode")]["inputs"]["pixels"] = larger
-    graph[node]["inputs"]["face_landmarks"] = landmarks(server, graph, larger, margin=2)
+    picked(graph, larger, face_landmarks=landmarks(server, graph, larger, margin=2))
+    # The report is of the portrait itself.
+    mini = [find(graph, "FluxGuard_MiniFaceFinder"), 0]
+    graph[find(graph, "FluxGuard_PrivacyReport")]["inputs"]["faces"] = mini
+    graph[find(graph, "FluxGuard_KeepPhotoPixels")]["inputs"]["photo"] = larger
     saved = region(graph, node)
     outcome, protected = result(server, graph)
     assert_protected(original(graph), original(graph), protected)
     # The same region as on the portrait without its margin.
-    plain, other = protecting(face_finder="auto")
-    plain[other]["inputs"]["face_landmarks"] = landmarks(server, plain, portrait)
+    plain, other = protecting()
+    picked(plain, portrait, face_landmarks=landmarks(server, plain, portrait))
     save = region(plain, other)
     expected = pictures(server, server.result(plain), save)
     assert float((pictures(server, outcome, saved) - expected).abs().max()) < 0.02
@@ -138,9 +174,9 @@ def test_landmarks_of_a_picture_that_vae_encode_cuts(server: Server) -> None:
 
 def test_the_hosts_boxes(any_server: Server) -> None:
     """The second output of the host's face detector: a list of boxes for each picture."""
-    graph, node = protecting(face_finder="auto")
+    graph, _node = protecting()
     found = landmarks(any_server, graph, [find(graph, "FluxGuard_MiniPortrait"), 0])
-    graph[node]["inputs"]["bboxes"] = [found[0], 1]
+    picked(graph, [find(graph, "FluxGuard_MiniPortrait"), 0], bboxes=[found[0], 1])
     _, protected = result(any_server, graph)
     assert_less_similar(graph, protected)
 
@@ -157,8 +193,9 @@ def typed(graph: Graph, x: int, y: int, width: int, height: int) -> list[Any]:
 
 
 def test_a_box_typed_by_hand(any_server: Server) -> None:
-    graph, node = protecting(face_finder="auto")
-    graph[node]["inputs"]["bboxes"] = typed(graph, 24, 30, 66, 84)
+    graph, node = protecting()
+    portrait = [find(graph, "FluxGuard_MiniPortrait"), 0]
+    picked(graph, portrait, bboxes=typed(graph, 24, 30, 66, 84))
     saved = region(graph, node)
     outcome, protected = result(any_server, graph)
     assert_less_similar(graph, protected)
@@ -171,22 +208,33 @@ def test_a_box_typed_by_hand(any_server: Server) -> None:
     [((400, 400, 60, 60), "outside the picture"), ((10, 10, 2, 2), "empty or too small")],
 )
 def test_a_useless_box(server: Server, box: tuple[int, int, int, int], words: str) -> None:
-    graph, node = protecting(face_finder="auto")
-    graph[node]["inputs"]["bboxes"] = typed(graph, *box)
+    graph, _node = protecting()
+    picked(graph, [find(graph, "FluxGuard_MiniPortrait"), 0], bboxes=typed(graph, *box))
     assert words in server.fails(graph)
 
 
 def test_no_face_where_one_is_needed(server: Server) -> None:
-    graph, node = protecting(face_finder="auto")
+    graph, node = protecting()
+    del graph[node]["inputs"]["faces"]
     message = server.fails(graph)
-    assert "Connect Detect Face Landmarks" in message and "install YuNet" in message
-    graph[node]["inputs"].update(face_finder="miniature", face_index=3)
+    assert "Face Picker" in message and "the input faces" in message
+    assert (
+        "install YuNet" in message
+        and "fluxguard_core models download yunet` in a terminal" in message
+    )
+    graph[node]["inputs"]["faces"] = add(
+        graph,
+        "FluxGuard_MiniFaceFinder",
+        image=[find(graph, "FluxGuard_MiniPortrait"), 0],
+        which="number",
+        **{"which.number": 3},
+    )
     assert "face 3 was asked for" in server.fails(graph)
 
 
 def test_one_of_several_faces(server: Server) -> None:
     """Two portraits side by side; the index says whose face changes."""
-    graph, node = protecting(face_finder="auto", attacked_intervals=1, optimiser_steps=2)
+    graph, node = protecting(attacked_intervals=1, steps=2)
     portrait = [find(graph, "FluxGuard_MiniPortrait"), 0]
     both = add(
         graph,
@@ -201,20 +249,20 @@ def test_one_of_several_faces(server: Server) -> None:
     first = landmarks(server, graph, portrait)
     found = add(graph, "Probe_SecondFace", face_landmarks=first, image=both, shift=128)
     graph[find(graph, "VAEEncode")]["inputs"]["pixels"] = both
-    graph[node]["inputs"]["face_landmarks"] = found
+    picker = picked(graph, both, face_landmarks=found, which="number")[0]
     del graph[find(graph, "FluxGuard_PrivacyReport")]  # it compares pictures of one size
     saved = region(graph, node)
     for index in (0, 1):
-        graph[node]["inputs"]["face_index"] = index
+        graph[picker]["inputs"]["which.number"] = index
         acted = pictures(server, server.result(graph), saved)
         here, there = acted[..., :128], acted[..., 128:]
         assert acted.shape[-1] == 256
         chosen, other = (here, there) if index == 0 else (there, here)
         assert float(chosen.max()) == 1 and float(other.mean()) < 0.02
-    graph[node]["inputs"]["which_face"] = "all"
+    graph[picker]["inputs"]["which"] = "all"
     acted = pictures(server, server.result(graph), saved)
     assert float(acted[..., :128].max()) == 1 == float(acted[..., 128:].max())
-    graph[node]["inputs"].update(which_face="index", face_index=2)
+    graph[picker]["inputs"].update({"which": "number", "which.number": 2})
     message = server.fails(graph)
     assert "has 2 faces" in message and "face 2 was asked for" in message
 
@@ -223,9 +271,10 @@ def test_yunet(server: Server) -> None:
     """kornia's detector from a local file: absent, of another kind, and one that sees the face."""
     pytest.importorskip("kornia.contrib.face_detection")
     folder = server.base / "models" / "fluxguard" / "detection"
-    graph, node = protecting(face_finder="yunet")
+    graph, node = protecting()
+    picker = picked(graph, [find(graph, "FluxGuard_MiniPortrait"), 0])
     message = server.fails(graph)
-    assert "yunet_final.pth" in message and "models download yunet" in message
+    assert "models download yunet" in message
     folder.mkdir(parents=True)
     torch.save({"conv": torch.zeros(16, 3, 3, 3)}, folder / "yunet_final.pth")
     assert "not YuNet's weight file" in server.fails(graph)
@@ -233,6 +282,12 @@ def test_yunet(server: Server) -> None:
     graph[node]["inputs"]["seed"] = 1
     _, protected = result(server, graph)
     assert_protected(original(graph), original(graph), protected)
+    # Without Face Picker the nodes look for the largest face themselves.
+    del graph[picker[0]]
+    for entry in graph.values():
+        entry["inputs"].pop("faces", None)
+    _, alone = result(server, graph)
+    assert torch.equal(alone, protected)
     (folder / "yunet_final.pth").unlink()
 
 
@@ -244,7 +299,7 @@ def test_a_synthetic_identity(server: Server) -> None:
     """The face moves towards an invented person, and another seed is another person."""
     results = []
     for seed in (3, 4):
-        graph, node = protecting(optimiser_steps=10)
+        graph, node = protecting(steps=10)
         identity(graph, kind="synthetic", **{"kind.seed": seed})
         shown = told(graph, node)
         outcome, protected = result(server, graph)
@@ -257,9 +312,14 @@ def test_a_synthetic_identity(server: Server) -> None:
 
 def test_a_photo_as_identity(server: Server) -> None:
     """The protected face resembles the person of the photo more than the original did."""
-    graph, node = protecting(optimiser_steps=10)
+    graph, node = protecting(steps=10)
     other = add(graph, "FluxGuard_MiniPortrait", seed=OTHER, count=1, size=128)
-    identity(graph, kind="photo", **{"kind.photos": other, "kind.photo_face_finder": "miniature"})
+    seen = add(graph, "FluxGuard_MiniFaceFinder", image=other, which="largest")
+    identity(
+        graph,
+        kind="photo",
+        **{"kind.photos": other, "kind.cut": "around the face", "kind.faces": seen},
+    )
     shown, before = told(graph, node), portraits([349])[0]
     outcome = server.result(graph)
     protected = pictures(server, outcome, find(graph, "SaveImage", "Protected"))
@@ -272,9 +332,9 @@ def test_a_photo_as_identity(server: Server) -> None:
 
 
 def test_the_whole_frame_as_a_photo(server: Server) -> None:
-    graph, _ = protecting(optimiser_steps=2)
+    graph, _ = protecting(steps=2)
     other = add(graph, "FluxGuard_MiniPortrait", seed=OTHER, count=2, size=128)
-    identity(graph, kind="photo", **{"kind.photos": other, "kind.photo_face_finder": "whole frame"})
+    identity(graph, kind="photo", **{"kind.photos": other, "kind.cut": "whole frame"})
     assert server.result(graph).error is None
 
 
@@ -282,8 +342,8 @@ def test_leaning_on_the_hardest_recogniser(server: Server) -> None:
     """The worst-case weighting is another optimisation, and protects as well."""
     results = []
     for weighting in ("equal", "worst"):
-        graph, _ = protecting(optimiser_steps=8)
-        graph[find(graph, "FluxGuard_FREnsembleLoader")]["inputs"]["weighting"] = weighting
+        graph, _ = protecting(steps=8)
+        graph[find(graph, "FluxGuard_MiniRecognisers")]["inputs"]["weighting"] = weighting
         results.append(result(server, graph)[1])
         assert_protected(original(graph), original(graph), results[-1])
     assert not torch.equal(*results)
@@ -291,9 +351,10 @@ def test_leaning_on_the_hardest_recogniser(server: Server) -> None:
 
 def test_the_paper_preset(server: Server) -> None:
     """No face needed, the whole frame may change, exactly the published number of steps."""
-    graph, node = protecting(
-        preset="paper", face_finder="auto", attacked_intervals=0, optimiser_steps=0, random_views=-1
-    )
+    graph, node = protecting(preset="paper")
+    for entry in graph.values():
+        if entry["class_type"] != "FluxGuard_PrivacyReport":
+            entry["inputs"].pop("faces", None)
     shown, saved = told(graph, node), region(graph, node)
     outcome, protected = result(server, graph)
     text = outcome.outputs[shown]["text"][0]
@@ -303,39 +364,102 @@ def test_the_paper_preset(server: Server) -> None:
     assert float(changed[..., :16, :].max()) > 0.01
 
 
-def test_the_paper_preset_with_an_edit(server: Server) -> None:
-    graph = graph_of("edit-and-protect")
+def test_the_paper_workflow(server: Server) -> None:
+    """One choice at RF Inversion reproduces the published method in every node behind it."""
+    graph = graph_of("paper")
+    for kind in ("AttentionVInjection", "VelocityFusion"):
+        assert graph[find(graph, f"FluxGuard_{kind}")]["inputs"]["window"] == "as inverted"
     node = find(graph, "FluxGuard_LatentRefiner")
-    graph[node]["inputs"].update(preset="paper", optimiser_steps=3, random_views=-1)
-    graph[find(graph, "FluxGuard_VelocityFusion")]["inputs"].update(
-        window="paper", order="released"
-    )
+    assert graph[node]["inputs"]["preset"] == "as inverted"
+    shown, saved = told(graph, node), latent_of(graph, [node, 1])
     outcome, protected = result(server, graph)
     edited = pictures(server, outcome, find(graph, "PreviewImage", "Edited"))
-    assert 0.005 < float((protected - edited).abs().max()) < 0.6
+    assert 0.005 < float((protected - edited).abs().max()) < 0.8
+    text = outcome.outputs[shown]["text"][0]
+    assert "Preset paper" in text and text.count("10 iterates") == 5
+    assert "carries no guidance, so 5.5 was set" in text
+    # The same by hand, choice by choice.
+    by_hand = graph_of("paper")
+    options = add(
+        by_hand,
+        "FluxGuard_InversionOptions",
+        preset="default",
+        blocks="published",
+        storage="cpu",
+        storage_format="computed",
+        **{"preset.solver": "midpoint", "preset.value_intervals": 5, "preset.tokens": "all"},
+    )
+    by_hand[find(by_hand, "FluxGuard_RFInversion")]["inputs"].update(
+        options=options, preset="default"
+    )
+    by_hand[find(by_hand, "FluxGuard_AttentionVInjection")]["inputs"].update(
+        {"window": "custom", "window.intervals": 3, "tokens": "all"}
+    )
+    by_hand[find(by_hand, "FluxGuard_VelocityFusion")]["inputs"].update(
+        {"window": "custom", "window.first": 5, "window.last": 19, "order": "released"}
+    )
+    by_hand[find(by_hand, "FluxGuard_LatentRefiner")]["inputs"]["preset"] = "paper"
+    again = latent_of(by_hand, [find(by_hand, "FluxGuard_LatentRefiner"), 1])
+    other = server.result(by_hand)
+    assert torch.equal(latents(server, outcome, saved), latents(server, other, again))
+
+
+def latent_of(graph: Graph, samples: list[Any]) -> str:
+    return add(graph, "SaveLatent", samples=samples, filename_prefix="latents/kept")[0]
+
+
+def latents(server: Server, outcome: Outcome, node: str) -> Tensor:
+    (entry,) = outcome.outputs[node]["latents"]
+    return load_file(server.output_file(entry))["latent_tensor"]
+
+
+def test_guidance_is_the_conditionings_own(server: Server) -> None:
+    """FluxGuidance counts; where there is none, what was set is told."""
+    texts = []
+    for guidance in (None, 5.5, 2.0):
+        graph = graph_of("edit-and-protect")
+        node = find(graph, "FluxGuard_LatentRefiner")
+        changed(graph, node, attacked_intervals=1, steps=1)
+        inputs = graph[node]["inputs"]
+        if guidance is not None:
+            inputs["positive"] = add(
+                graph, "FluxGuidance", conditioning=inputs["positive"], guidance=guidance
+            )
+        shown, kept = told(graph, node), latent_of(graph, [node, 1])
+        outcome = server.result(graph)
+        texts.append((outcome.outputs[shown]["text"][0], latents(server, outcome, kept)))
+    (without, first), (same, second), (other, third) = texts
+    assert "carries no guidance, so 5.5 was set" in without
+    assert "guidance" not in same and "guidance" not in other
+    assert torch.equal(first, second) and not torch.equal(first, third)
 
 
 def test_the_fast_preset(server: Server) -> None:
     """FireFlow, and gradients through the tiny decoder, which the full one checks."""
     graph = graph_of("edit-and-protect")
-    vae = [find(graph, "VAELoader"), 0]
-    graph[find(graph, "FluxGuard_RFInversion")]["inputs"]["solver"] = "fireflow"
+    graph[find(graph, "FluxGuard_RFInversion")]["inputs"]["preset"] = "fast"
     node = find(graph, "FluxGuard_LatentRefiner")
-    graph[node]["inputs"].update(preset="fast", tiny_vae=vae)
+    options = graph[node]["inputs"].pop("options")
+    assert "tiny" in server.fails(graph)
+    graph[node]["inputs"]["options"] = options
+    changed(graph, node, preset="fast", attacked_intervals=3, steps=5)
+    inputs = graph[options[0]]["inputs"]
+    with pytest.raises(Rejected, match="tiny_vae"):
+        server.queue(graph)
+    inputs["preset.tiny_vae"] = [find(graph, "VAELoader"), 0]
     shown = told(graph, node)
     outcome, protected = result(server, graph)
     edited = pictures(server, outcome, find(graph, "PreviewImage", "Edited"))
     assert_protected(original(graph), edited, protected)
-    assert outcome.outputs[shown]["text"][0].splitlines()[1].startswith("Preset fast")
-    del graph[node]["inputs"]["tiny_vae"]
-    assert "tiny" in server.fails(graph)
+    assert "Preset fast" in outcome.outputs[shown]["text"][0]
 
 
 def test_the_stock_loader_lists_taef1(server: Server) -> None:
     """Both halves under the manifest's names make the tiny_vae that the texts speak of."""
     state = load_file(weights_path("vae"))
-    graph, node = protecting(preset="fast", optimiser_steps=2, attacked_intervals=1)
-    graph[node]["inputs"]["tiny_vae"] = add(graph, "VAELoader", vae_name="taef1")
+    graph, node = protecting(preset="fast", steps=2, attacked_intervals=1)
+    tiny = add(graph, "VAELoader", vae_name="taef1")
+    graph[find(graph, "FluxGuard_ProtectionOptions")]["inputs"]["preset.tiny_vae"] = tiny
     manifest = load_manifest()
     for half in ("encoder", "decoder"):
         with pytest.raises(Rejected, match="taef1"):
@@ -375,13 +499,12 @@ def test_saved_trajectories_are_listed(server: Server) -> None:
 
 
 def test_a_photo_without_a_face_finder(server: Server) -> None:
-    """Identity has no sockets for landmarks or boxes, so its message does not ask for them."""
-    graph, _ = protecting(optimiser_steps=2)
+    """What would help is told in the words of Identity's own choices."""
+    graph, _ = protecting(steps=2)
     other = add(graph, "FluxGuard_MiniPortrait", seed=OTHER, count=1, size=128)
-    identity(graph, kind="photo", **{"kind.photos": other, "kind.photo_face_finder": "auto"})
+    identity(graph, kind="photo", **{"kind.photos": other, "kind.cut": "around the face"})
     message = server.fails(graph)
     assert "models download yunet" in message and "'whole frame'" in message
-    assert "Connect" not in message and "box" not in message
 
 
 def test_a_mask_bounds_the_protection(server: Server) -> None:
@@ -415,7 +538,7 @@ def test_a_second_photo_in_the_report(server: Server) -> None:
 @pytest.mark.parametrize("why", ["nothing finds faces", "no face"])
 def test_a_second_photo_that_cannot_be_compared(server: Server, why: str) -> None:
     """Left out and said so: a squashed whole frame would be unlike the face, as if it were protected."""
-    graph, _ = protecting(attacked_intervals=1, optimiser_steps=1)
+    graph, _ = protecting(attacked_intervals=1, steps=1)
     report = find(graph, "FluxGuard_PrivacyReport")
     if why == "no face":
         blank = add(graph, "EmptyImage", width=96, height=96, batch_size=1, color=0)
@@ -424,9 +547,8 @@ def test_a_second_photo_that_cannot_be_compared(server: Server, why: str) -> Non
         portrait = [find(graph, "FluxGuard_MiniPortrait"), 0]
         found = landmarks(server, graph, portrait)
         second = add(graph, "FluxGuard_MiniPortrait", seed=349, count=1, size=160)
-        graph[report]["inputs"].update(
-            second_photo=second, face_finder="auto", face_landmarks=found
-        )
+        picked(graph, portrait, face_landmarks=found)
+        graph[report]["inputs"]["second_photo"] = second
     summary, values = told_by_report(server, graph)
     assert "The second photo was not compared" in summary
     assert [note for note in values["notes"] if note in summary]
@@ -457,7 +579,7 @@ def test_one_branch_after_the_other(server: Server) -> None:
     for one_batch in (True, False):
         graph = graph_of("edit-and-protect")
         node = find(graph, "FluxGuard_LatentRefiner")
-        graph[node]["inputs"].update(one_batch=one_batch, optimiser_steps=2)
+        changed(graph, node, one_batch=one_batch, steps=2)
         outcome, protected = result(server, graph)
         edited = pictures(server, outcome, find(graph, "PreviewImage", "Edited"))
         results.append(torch.cat([protected, edited]))
@@ -482,7 +604,8 @@ def test_a_vae_of_another_model(server: Server) -> None:
     plain = add(graph, "SaveImage", images=before, filename_prefix="fluxguard/four")
     after = add(graph, "VAEDecode", samples=[node, 0], vae=graph[node]["inputs"]["vae"])
     saved = add(graph, "SaveImage", images=after, filename_prefix="fluxguard/four")
-    graph[node]["inputs"].update(face_finder="auto", bboxes=typed(graph, 24, 30, 66, 84))
+    portrait = [find(graph, "FluxGuard_MiniPortrait"), 0]
+    picked(graph, portrait, bboxes=typed(graph, 24, 30, 66, 84))
     shown = told(graph, node)
     del graph[find(graph, "FluxGuard_PrivacyReport")]
     outcome = server.result(graph)
@@ -495,14 +618,16 @@ def masked(graph: Graph, **changes: Any) -> tuple[str, str]:
     inputs = {
         "text": "red lipstick",
         "source_text": "",
-        "method": "miniature",
         "combine": "add",
         "grow": 0,
         "feather": 0,
-        "face_index": 0,
         "image": [find(graph, "FluxGuard_MiniPortrait"), 0],
-    }
-    mask = add(graph, "FluxGuard_TextToMask", **{**inputs, **changes})
+    } | changes
+    if "faces" not in inputs:
+        inputs["faces"] = add(
+            graph, "FluxGuard_MiniFaceFinder", image=inputs["image"], which="largest"
+        )
+    mask = add(graph, "FluxGuard_TextToMask", **inputs)
     image = add(graph, "MaskToImage", mask=mask)
     saved = add(graph, "SaveImage", images=image, filename_prefix="fluxguard/mask")
     return saved[0], add(graph, "PreviewAny", source=[mask[0], 1])[0]

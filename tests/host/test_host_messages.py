@@ -91,14 +91,16 @@ def test_a_step_skipping_cache_at_the_injection(server: Server) -> None:
 
 def test_a_trajectory_without_values(server: Server) -> None:
     graph = GoldenGraph()
-    graph.graph[graph.inversion]["inputs"]["value_intervals"] = 0
+    graph.graph[graph.inversion]["inputs"]["options"] = graph.options(
+        **{"preset.value_intervals": 0}
+    )
     graph.sample(graph.inject(graph.model))
     assert "holds no attention values" in server.fails(graph.graph)
 
 
 def test_more_intervals_than_were_kept(server: Server) -> None:
     graph = GoldenGraph()
-    graph.sample(graph.inject(graph.model, intervals=7))
+    graph.sample(graph.inject(graph.model, window="custom", **{"window.intervals": 7}))
     assert "kept them for 3" in server.fails(graph.graph)
 
 
@@ -319,7 +321,9 @@ def test_reference_latents_with_the_fusion(server: Server) -> None:
 
 def test_blocks_that_do_not_exist(server: Server) -> None:
     graph = GoldenGraph()
-    graph.graph[graph.inversion]["inputs"]["blocks"] = "single 20-37"
+    graph.graph[graph.inversion]["inputs"]["options"] = graph.options(
+        **{"blocks.names": "single 20-37"}
+    )
     graph.sample(graph.model)
     assert "single blocks 0 to 23" in server.fails(graph.graph)
 
@@ -347,6 +351,7 @@ def test_a_missing_recogniser_file(server: Server) -> None:
         attacked={"__value__": ["ir152"]},
         held_out={"__value__": []},
         weighting="equal",
+        colour="published",
     )
     graph.add("PreviewAny", source=ensemble)
     message = server.fails(graph.graph)
@@ -361,11 +366,9 @@ def test_words_without_a_face(server: Server) -> None:
         image=image,
         text="red lipstick",
         source_text="",
-        method="auto",
         combine="add",
         grow=0,
         feather=0,
-        face_index=0,
     )
     graph.add("MaskPreview", mask=mask)
     assert "Detect Face Landmarks" in server.fails(graph.graph)
@@ -378,7 +381,7 @@ def test_a_recogniser_that_judges_itself(server: Server) -> None:
     ):
         graph = Builder()
         ensemble = graph.link(
-            "FluxGuard_FREnsembleLoader",
+            "FluxGuard_MiniRecognisers",
             attacked={"__value__": attacked},
             held_out={"__value__": held_out},
             weighting="equal",
@@ -395,11 +398,9 @@ def test_words_that_name_no_region(server: Server) -> None:
         image=image,
         text="in the style of a comic",
         source_text="",
-        method="miniature",
         combine="add",
         grow=0,
         feather=0,
-        face_index=0,
     )
     graph.add("MaskPreview", mask=mask)
     message = server.fails(graph.graph)

@@ -22,12 +22,9 @@ from fluxguard_core.pictures.files import write_png
 from fluxguard_core.weights import load_manifest
 
 from ..core.public_files import public_file
-from .miniature import NEEDED, find, graph_of, original, pictures
+from .miniature import find, graph_of, original, pictures
 from .server import PACK, Graph, Server, running
 
-pytestmark = pytest.mark.skipif(
-    not all(path.is_file() for path in NEEDED), reason="the miniature's weights are not shipped yet"
-)
 CLASSES = {"a.pth": "IRBackbone", "b.pt": "InceptionResnetV1", "c.pth": "MobileFaceNet"}
 
 
@@ -53,11 +50,12 @@ def server(
 def chosen(name: str, attacked: list[str], held_out: list[str], report: bool = False) -> Graph:
     """A miniature workflow with these recognisers, one short interval, and the probe at the end."""
     graph = graph_of(name)
-    loader = graph[find(graph, "FluxGuard_FREnsembleLoader")]["inputs"]
-    loader |= {"attacked": {"__value__": attacked}, "held_out": {"__value__": held_out}}
-    for entry in graph.values():
-        if "optimiser_steps" in entry["inputs"]:
-            entry["inputs"] |= {"attacked_intervals": 1, "optimiser_steps": 2, "random_views": 1}
+    loader = graph[find(graph, "FluxGuard_MiniRecognisers")]
+    loader["class_type"] = "FluxGuard_FREnsembleLoader"
+    loader["inputs"] |= {"attacked": {"__value__": attacked}, "held_out": {"__value__": held_out}}
+    loader["inputs"]["colour"] = "published"
+    options = graph[find(graph, "FluxGuard_ProtectionOptions")]["inputs"]
+    options |= {"preset.attacked_intervals": 1, "preset.steps": 2, "preset.random_views": 1}
     judge = find(graph, "FluxGuard_PrivacyReport")
     if not report:
         del graph[judge]
@@ -121,7 +119,7 @@ def test_the_report_loads_every_recogniser_and_lists_it(server: Server) -> None:
 
 def test_the_refiner_loads_recognisers_with_the_model(server: Server) -> None:
     ask(server)
-    seen = told(server, chosen("edit-and-protect", ["c.pth"], ["mini-vit"]))
+    seen = told(server, chosen("edit-and-protect", ["c.pth"], ["a.pth"]))
     together = [request for request in seen["requests"] if "Flux" in request]
     assert any("MobileFaceNet" in request for request in together)
     assert (
@@ -131,7 +129,7 @@ def test_the_refiner_loads_recognisers_with_the_model(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("which", "left", "right"),
-    [("index", True, False), ("largest", False, True), ("all", True, True)],
+    [("number", True, False), ("largest", False, True), ("all", True, True)],
 )
 def test_one_face_or_the_largest_or_all(
     server: Server, which: str, left: bool, right: bool
@@ -147,8 +145,11 @@ def test_one_face_or_the_largest_or_all(
         if name != "both":
             for key, value in entry["inputs"].items():
                 entry["inputs"][key] = ["both", 0] if value == portrait else value
-        if "face_finder" in entry["inputs"]:
-            entry["inputs"] |= {"bboxes": ["boxes", 0], "face_finder": "auto", "which_face": which}
+        if "faces" in entry["inputs"]:
+            entry["inputs"]["faces"] = ["picker", 0]
+    picker = {"image": ["both", 0], "bboxes": ["boxes", 0], "which": which}
+    picker |= {"which.number": 0} if which == "number" else {}
+    graph["picker"] = {"class_type": "FluxGuard_FacePicker", "inputs": picker}
     refiner = find(graph, "FluxGuard_ProtectLatent")
     graph["region"] = {"class_type": "MaskToImage", "inputs": {"mask": [refiner, 1]}}
     save = {"images": ["region", 0], "filename_prefix": "region"}

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from fluxguard_core.mini.world import lora_path, weights_path
-
 from .server import PACK, Server
 
 SNAPSHOT = Path(__file__).parent / "schemas.json"
@@ -134,8 +132,6 @@ def test_templates_are_served(server: Server) -> None:
     templates = server.get("/workflow_templates")["a-pack-of-portraits"]
     assert set(templates) >= {path.stem for path in WORKFLOWS}
     missing = [path.stem for path in WORKFLOWS if not path.with_suffix(".jpg").is_file()]
-    if not lora_path("sepia").is_file():  # its graph cannot have been run yet
-        missing = [name for name in missing if not name.endswith("-lora")]
     assert not missing
 
 
@@ -152,10 +148,6 @@ def test_blueprints_are_served(server: Server) -> None:
     assert {"Edit face with text", "Protect face"} <= found
 
 
-@pytest.mark.skipif(
-    not (weights_path("flux").is_file() and lora_path("sepia").is_file()),
-    reason="the miniature's weights are not shipped yet",
-)
 def test_the_miniature_is_in_the_stock_loaders(schemas: dict[str, Any]) -> None:
     def choices(node: str, name: str) -> list[str]:
         kind, *rest = schemas[node]["input"]["required"][name]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from torch import Tensor
 
 from .graphs import Builder, Link
-from .miniature import NEEDED, pictures
+from .miniature import pictures
 from .server import Server
 
-pytestmark = pytest.mark.skipif(
-    not all(path.is_file() for path in NEEDED), reason="the miniature's weights are not shipped yet"
-)
 LORA = {"lora_name": "fluxguard-mini-sepia.safetensors", "strength_model": 1.0}
 TEXT = "a person with long brown hair, white clothes, pink background"
 OTHER = TEXT.replace("brown hair", "blond hair").replace("pink", "green")

@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from fluxguard_core.mini.world import lora_path
-
 from .miniature import (
-    NEEDED,
     assert_edited,
     assert_protected,
     find,
@@ -24,10 +21,6 @@ from .miniature import (
 )
 from .scripts import found as found_in
 from .server import Outcome, Server
-
-pytestmark = pytest.mark.skipif(
-    not all(path.is_file() for path in NEEDED), reason="the miniature's weights are not shipped yet"
-)
 
 
 def test_edit_only(server: Server) -> None:
@@ -51,7 +44,6 @@ def test_edit_and_protect(server: Server, name: str) -> None:
     assert report and server.output_file(report[0]).stat().st_size > 10_000
 
 
-@pytest.mark.skipif(not lora_path("sepia").is_file(), reason="the LoRA is not shipped yet")
 def test_edit_and_protect_with_a_lora(server: Server) -> None:
     graph, plain = graph_of("edit-and-protect-lora"), graph_of("edit-and-protect")
     results = []
@@ -114,7 +106,9 @@ def test_an_interrupt_in_the_middle(server: Server, socket: Any) -> None:
     graph = graph_of("edit-and-protect")
     node = find(graph, "FluxGuard_LatentRefiner")
     expected = pictures(server, server.result(graph), find(graph, "SaveImage"))
-    graph[node]["inputs"].update(seed=12, optimiser_steps=150)
+    graph[node]["inputs"]["seed"] = 12
+    options = graph[find(graph, "FluxGuard_ProtectionOptions")]["inputs"]
+    options["preset.steps"] = 150
     prompt_id, asked, started = server.queue(graph), False, time.monotonic()
     for kind, data in messages(socket, prompt_id):
         if kind == "progress" and data["node"] == node and data["value"] > 11 and not asked:
@@ -123,9 +117,7 @@ def test_an_interrupt_in_the_middle(server: Server, socket: Any) -> None:
     assert asked and time.monotonic() - started < 20
     assert server.wait(prompt_id).error == "interrupted"
     # Usable afterwards, and right.
-    graph[node]["inputs"].update(
-        seed=0, optimiser_steps=graph_of("edit-and-protect")[node]["inputs"]["optimiser_steps"]
-    )
+    graph = graph_of("edit-and-protect")
     again = pictures(server, server.result(graph), find(graph, "SaveImage"))
     assert torch.equal(again, expected)
 

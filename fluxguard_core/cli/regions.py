@@ -31,6 +31,11 @@ def _register_regions(subparsers: Any) -> None:
     )
     parser.add_argument("wish", metavar="WISH", help="an edit or a target prompt")
     parser.add_argument("--source", metavar="TEXT", help="prompt of the picture before the edit")
+    parser.add_argument(
+        "--meaning",
+        metavar="DIR",
+        help="text encoder for words that are not in the lexicon: a diffusers FLUX folder, or a sentence encoder's",
+    )
     parser.add_argument("--json", action="store_true", help="regions, unknown, kept, how")
     parser.set_defaults(run=run_regions)
 
@@ -72,12 +77,17 @@ def _register_mask(subparsers: Any) -> None:
 def run_regions(args: argparse.Namespace) -> int:
     """Handler of `fluxguard regions`."""
     found = understand(args.wish, args.source)
+    if args.meaning and not found.regions:
+        from ..regions.meaning import encoder_from, meaning, understand_with
+
+        found = understand_with(meaning(encoder_from(args.meaning)), args.wish, args.source)
     if args.json:
         print(json.dumps(_as_json(found), ensure_ascii=False))
         return 0
     if not found.regions:
         raise UnknownWords(*message(args.wish, found))
-    print(", ".join(found.regions))
+    how = " (by meaning)" if found.how == "meaning" else ""
+    print(f"{', '.join(found.regions)}{how}")
     if found.kept:
         print(f"kept as they are: {', '.join(found.kept)}")
     if found.unknown:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         text_mask,
         union,
     )
+    from .meaning import Meaning, TextEncoder, read_meaning, understand_with
     from .parsers import (
         LABELS,
         NetworkParser,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "geometry": ("NoFace", "face_frame", "five_points", "labels_from_landmarks"),
+    "meaning": ("Meaning", "TextEncoder", "read_meaning", "understand_with"),
     "mask": (
         "FaceParser",
         "checked",
@@ -107,9 +109,11 @@ __all__ = [
     "Found",
     "FullMask",
     "MaskSource",
+    "Meaning",
     "NetworkParser",
     "NoFace",
     "Segmenter",
+    "TextEncoder",
     "Understanding",
     "UnknownWords",
     "auto_source",
@@ -131,6 +135,7 @@ __all__ = [
     "mask_from_labels",
     "nearest",
     "parser_source",
+    "read_meaning",
     "read_words",
     "region_mask",
     "region_names",
@@ -142,6 +147,7 @@ __all__ = [
     "soft_mask",
     "text_mask",
     "understand",
+    "understand_with",
     "union",
     "words_source",
 ]

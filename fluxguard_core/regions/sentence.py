@@ -114,7 +114,7 @@ def _negated_noun(word: str) -> Sense | None:
     return None
 
 
-def _candidates(sentence: Sentence) -> list[Hit]:
+def candidates(sentence: Sentence) -> list[Hit]:
     """Longest phrases from left to right, without those that the lexicon says mean something else."""
     lexicon, found, index = load_lexicon(), [], 0
     while index < len(sentence.words):
@@ -140,7 +140,7 @@ class _Reader:
     def __init__(self, sentence: Sentence) -> None:
         self.sentence = sentence
         self.lexicon = load_lexicon()
-        self.candidates = _candidates(sentence)
+        self.candidates = candidates(sentence)
         self.starts = {hit.start: hit for hit in self.candidates}
         self.inside = {i for hit in self.candidates for i in range(hit.start, hit.end)}
 
@@ -164,7 +164,7 @@ class _Reader:
             return self._is_a_place(hit)
         if hit.sense.kind == "role":
             return self._is_a_role(hit)
-        return not self._thing_before(hit)
+        return not self._of_a_thing(hit)
 
     # Adjectives.
 
@@ -260,7 +260,7 @@ class _Reader:
                 continue
             if index and self.sentence.tokens[index].capital and index not in self.inside:
                 word, before = self.sentence.word(index), self.sentence.word(index - 1)
-                strange = word in words("calendar") | words("names")
+                strange = word in words("calendar") or (before != "in" and word in words("names"))
                 lives = self.sentence.word(index - 2) in words("dwelling")
                 if before in ("in", "at", "on", "near", "outside") and not strange and not lives:
                     found.append(Hit(sense, index, index + 1, phrase=word))
@@ -292,7 +292,8 @@ class _Reader:
         rest = (i for i in range(len(self.sentence.words)) if not hit.start <= i < hit.end)
         known = self._plain() | {_POINT}
         plain = all(self.sentence.word(i) in known or i in self.starts for i in rest)
-        return plain and hit.phrase not in self.lexicon.words("persons")
+        others = self.lexicon.words("persons") | self.lexicon.words("subjects")
+        return plain and hit.phrase not in others
 
     def _works_as(self, index: int) -> bool:
         return self.sentence.word(index - 1) in self.lexicon.words("dwelling")
@@ -308,10 +309,8 @@ class _Reader:
             described = before in words("ordinary") - words("commands") - words("function")
             place = hit.sense.kind == "place" and before in words("prepositions")
             return not (described or place or after in words("carriers") or after == "hair")
-        if before in words("commands") and after in words("commands") | words("name_verbs") | {
-            "a",
-            "an",
-        }:
+        does = words("commands") | words("name_verbs") | {"a", "an"}
+        if before in words("commands") and (after in does or hit.end in self.starts):
             return True
         written = re.match(r"\W*(\w)", self.sentence.text)
         first = hit.start == 0 and written is not None and written.group(1).isupper()
@@ -323,11 +322,13 @@ class _Reader:
     def _known(self) -> frozenset[str]:
         return self.lexicon.words("ordinary") | self.lexicon.words("persons")
 
-    def _thing_before(self, hit: Hit) -> bool:
-        """The neck of "bottle neck"."""
+    def _of_a_thing(self, hit: Hit) -> bool:
+        """The neck of "bottle neck", the leather of "a leather suitcase"."""
         words = self.lexicon.words
         limb = self.sentence.word(hit.start) in words("limbs")
-        return limb and self.sentence.word(hit.start - 1) in words("things")
+        if limb and self.sentence.word(hit.start - 1) in words("things"):
+            return True
+        return hit.end not in self.starts and self.sentence.word(hit.end) in words("subjects")
 
     def _of_things(self) -> set[int]:
         """Starts of candidates in "the mouth of the river", both of them."""
@@ -347,7 +348,7 @@ class _Reader:
     def _about_a_thing(self) -> bool:
         """Whether the sentence tells of an animal or a thing, as captions do."""
         words, index = self.lexicon.words, 0
-        if set(self.sentence.words) & words("persons"):
+        if set(self.sentence.words) & words("persons") or self._somebodys():
             return False
         while self._describing(index):
             index += 1
@@ -362,6 +363,11 @@ class _Reader:
         if place and after in words("prepositions"):
             return False
         return verb or after in ("are", "were") or (after in words("prepositions") and not place)
+
+    def _somebodys(self) -> bool:
+        """Whether a part of somebody is named: "behind her ear"."""
+        owners = {"her", "his", "their", "my", "your"}
+        return any(self.sentence.word(hit.start - 1) in owners for hit in self.candidates)
 
     def _describing(self, index: int) -> bool:
         words, hit = self.lexicon.words, self.starts.get(index)

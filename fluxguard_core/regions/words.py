@@ -117,7 +117,17 @@ def _named(hits: Iterable[Hit]) -> tuple[str, ...]:
 def _unknown(sentence: Sentence, hits: Sequence[Hit], strange: Sequence[str]) -> tuple[str, ...]:
     """Words of clauses without a hit that are neither ordinary nor known in any sense."""
     lexicon = load_lexicon()
-    lists = ("ordinary", "carriers", "connectors", "prepositions", "commands", "persons", "keeps")
+    lists = (
+        "ordinary",
+        "carriers",
+        "connectors",
+        "prepositions",
+        "commands",
+        "persons",
+        "keeps",
+        "things",
+        "subjects",
+    )
     ordinary = frozenset().union(*(lexicon.words(name) for name in lists))
     taken = {hit.clause for hit in hits}
     clause, index, found = 0, 0, []

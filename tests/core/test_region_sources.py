@@ -39,6 +39,7 @@ from fluxguard_core.regions.bisenet import BiSeNet
 from fluxguard_core.regions.overlay import overlay
 from fluxguard_core.regions.parsers import LABELS, SEGFORMER_ORDER, segformer_order
 from tests.core.test_region_shapes import sixty_eight
+from training.mini.regions_quality import overlaps, summary
 
 # The order of jonathandinu/face-parsing, as its config has it.
 SEGFORMER_NAMES = [
@@ -401,3 +402,9 @@ def test_the_mask_command_with_files_and_without_any(
     parser = f"bisenet:{tmp_path / 'skin.pth'}"
     assert main(["mask", photo, "--prompt", "tanned skin", "-o", out, "--parser", parser]) == 2
     assert "covers 100 % of the picture" in capsys.readouterr().err
+
+
+def test_the_miniatures_parser_finds_the_regions_of_people_it_has_not_seen() -> None:
+    figures = summary(overlaps(parse_face, 6))
+    assert figures["mean"] >= 0.85
+    assert min(figures["regions"][name]["iou"] for name in ("hair", "lips", "background")) > 0.8

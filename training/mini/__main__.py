@@ -1,4 +1,4 @@
-"""`python -m training.mini train | quality`."""
+"""`python -m training.mini train | quality | regions`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 from fluxguard_core.cli.command_line import TERMINAL
 from fluxguard_core.errors import FluxGuardError
 
-from . import quality_command
+from . import quality_command, regions_quality
 from .cache import CachePlan, build_cache, default_cache
 from .faces_train import PARTS as FACE_PARTS
 from .training import TrainPlan, pick_device
@@ -67,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest="command", required=True)
     _register_train(kinds)
     quality_command.register(kinds)
+    regions_quality.register(kinds)
     return parser
 
 

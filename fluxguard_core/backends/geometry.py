@@ -59,7 +59,11 @@ FLUX = LatentGeometry()
 """FLUX.1: cells of 8 pixels, tokens of 2 x 2 cells, 16 channels."""
 
 FLUX2 = LatentGeometry(channels=32)
-"""FLUX.2's autoencoders: the same cells and tokens, 32 channels."""
+"""FLUX.2's autoencoders: the same cells and tokens, 32 channels.
+
+Its tiny autoencoder needs no scale and no shift: of 32 photos at 256 pixels the latent has the mean -0.02 and the
+standard deviation 0.81 (0.54 to 1.09 by channel), and decoding it as it is comes closest, at 36.8 dB.
+"""
 
 
 def geometry_of(vae: Any) -> LatentGeometry:

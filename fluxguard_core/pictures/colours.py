@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 from torch import Tensor
 
 from .errors import PictureError
@@ -102,9 +102,14 @@ def with_profile(image: Image.Image, profile: bytes) -> tuple[Image.Image | None
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None, ["Its colour profile cannot be read and was left out, as browsers do."]
     title = "".join(letter for letter in title if letter.isprintable()).strip()[:60] or "unnamed"
-    if "srgb" in title.lower():
+    if converted is None or (image.mode != "CMYK" and _alike(converted, image.convert("RGB"))):
         return converted, []
     return converted, [f"Its colours were converted from the profile {title} to sRGB."]
+
+
+def _alike(first: Image.Image, second: Image.Image) -> bool:
+    """Whether no channel differs by more than rounding."""
+    return int(np.asarray(ImageChops.difference(first, second)).max(initial=0)) <= 2
 
 
 def srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:

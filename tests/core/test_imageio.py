@@ -255,3 +255,113 @@ def test_masks(tmp_path: Path) -> None:
     mask = read_mask(tmp_path / "painted.png", (6, 9))
     assert float(mask.sum()) == pytest.approx(1, abs=1e-5)
     assert float(mask[0, 0, 1, 1]) == pytest.approx(1, abs=1e-6)
+
+
+def test_deep_grey_is_read_by_its_own_white(tmp_path: Path) -> None:
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    cases: dict[str, tuple[np.ndarray, str]] = {
+        "a.png": (grey * 257, "full depth"),
+        "b.tif": (grey * 257, "full depth"),
+        "c.tif": (grey.astype(np.int32), "255 was read as white"),
+        "d.tif": (grey.astype(np.int32) * 257, "65,535 was read as white"),
+        "e.tif": (grey.astype(np.int32) * 8_421_504, "2,147,483,647 was read as white"),
+    }
+    for name, (values, note) in cases.items():
+        Image.fromarray(values).save(tmp_path / name)
+        picture = read_picture(tmp_path / name)
+        assert picture.grey and any(note in told for told in picture.notes), name
+        assert np.allclose(picture.rgb[0, 0].numpy() * 255, grey, atol=0.01), name
+    Image.fromarray(grey.astype(np.int32) - 5).save(tmp_path / "f.tif")
+    with pytest.raises(PictureError, match="below zero"):
+        read_picture(tmp_path / "f.tif")
+
+
+def test_transparency_of_deep_grey_becomes_alpha(tmp_path: Path) -> None:
+    values = np.full((6, 9), 40_000, dtype=np.uint16)
+    values[2, 3] = 3
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=3)
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.alpha is not None
+    assert float(picture.alpha[0, 0, 2, 3]) == 0 and float(picture.alpha.sum()) == 53
+
+
+def test_every_conversion_is_told(tmp_path: Path) -> None:
+    image = Image.fromarray(colours(16, 16))
+    image.save(tmp_path / "plain.png")
+    image.save(tmp_path / "profile.png", icc_profile=swapped_channels())
+    image.save(tmp_path / "broken.png", icc_profile=b"not a profile")
+    image.convert("CMYK").save(tmp_path / "cmyk.tif")
+    image.save(tmp_path / "film.webp", save_all=True, append_images=[image.rotate(90)])
+    notes = {path.stem: read_picture(path).notes for path in tmp_path.iterdir()}
+    assert notes.pop("plain") == ()
+    for name, words in {
+        "broken": "left out, as browsers do",
+        "cmyk": "CMYK without a profile",
+        "film": "several pictures; the first",
+        "profile": "to sRGB",
+    }.items():
+        assert any(words in note for note in notes[name]), (name, notes[name])
+
+
+@pytest.mark.parametrize("kind", ["xmp", "workflow", "icc", "checksum"])
+def test_notes_in_a_png_never_damage_its_picture(tmp_path: Path, kind: str) -> None:
+    pixels, path = colours(16, 16), tmp_path / "a.png"
+    info, more = PngImagePlugin.PngInfo(), {}
+    if kind == "xmp":
+        info.add_itxt("XML:com.adobe.xmp", "<x>" + "history " * 200_000 + "</x>", zip=True)
+    elif kind == "icc":
+        more["icc_profile"] = bytes(2_000_000)
+    else:
+        info.add_text("workflow", "node " * (300_000 if kind == "workflow" else 3), zip=True)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(pixels).save(path, pnginfo=info, exif=exif, **more)
+    if kind == "checksum":
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b"workflow", b"workflaw"))
+    picture = read_picture(path)
+    expected = np.rot90(pixels, 2)
+    assert np.array_equal((picture.rgb[0] * 255).round().permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_large_profile_beside_large_notes_is_applied(tmp_path: Path) -> None:
+    """Pillow alone refuses the text; the profile in the same file still turns the colours."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "node " * 300_000, zip=True)
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    pixels[..., 0] = 200
+    Image.fromarray(pixels).save(tmp_path / "a.png", pnginfo=info, icc_profile=swapped_channels())
+    red, _, blue = (read_picture(tmp_path / "a.png").rgb[0].mean((1, 2)) * 255).tolist()
+    assert blue == pytest.approx(200, abs=4) and red == pytest.approx(0, abs=4)
+
+
+def entry(tag: int, kind: int, count: int, value: bytes) -> bytes:
+    return struct.pack("<HHI", tag, kind, count) + value
+
+
+def exif_block(*entries: bytes) -> bytes:
+    head = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries))
+    return head + b"".join(entries) + bytes(4)
+
+
+ROTATED = entry(0x0112, 3, 1, struct.pack("<HH", 6, 0))
+
+
+@pytest.mark.parametrize(
+    ("exif", "size"),
+    [
+        (exif_block(ROTATED, entry(0x8769, 4, 1, struct.pack("<I", 7_000_000))), (9, 6)),
+        (exif_block(ROTATED, entry(0x8769, 9, 1, struct.pack("<i", -1))), (9, 6)),
+        (exif_block(ROTATED, entry(0x8825, 2, 4, b"abc\0")), (9, 6)),
+        (b"Exif\0\0" + exif_block(ROTATED), (9, 6)),
+        (exif_block(entry(0x0112, 3, 2, struct.pack("<HH", 6, 6))), (9, 6)),
+        (exif_block(entry(0x0112, 3, 1, struct.pack("<HH", 255, 0))), (6, 9)),
+        (b"Exif\0\0II*\0\x08\0\0\0\x05\0", (6, 9)),
+        (b"Exif\0\0garbage garbage", (6, 9)),
+    ],
+)
+def test_broken_exif_leaves_the_picture_and_its_orientation(
+    tmp_path: Path, exif: bytes, size: tuple[int, int]
+) -> None:
+    Image.fromarray(colours(6, 9)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_picture(tmp_path / "a.jpg").size == size

@@ -107,8 +107,8 @@ def _as_json(found: Understanding) -> dict[str, Any]:
 def run_mask(args: argparse.Namespace) -> int:
     """Handler of `fluxguard mask`."""
     from ..pictures.files import read_mask, read_picture, write_png
+    from ..regions.found import combined, latent_mask, shaped
     from ..regions.overlay import overlay
-    from ..regions.sources import combined, latent_mask, shaped
 
     output = Path(args.output)
     picture = read_picture(args.photo)

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .found import Found, FullMask, combined, latent_mask, shaped
     from .geometry import NoFace, face_frame, five_points, labels_from_landmarks
     from .mask import (
         FaceParser,
@@ -33,16 +34,11 @@ if TYPE_CHECKING:
     )
     from .shapes import RULES, EmptyMask, region_mask, regions_mask
     from .sources import (
-        Found,
-        FullMask,
         MaskSource,
         auto_source,
-        combined,
         landmark_source,
-        latent_mask,
         parser_source,
         read_words,
-        shaped,
         words_source,
     )
     from .words import (
@@ -74,17 +70,13 @@ _PLACES = {
     ),
     "parsers": ("LABELS", "NetworkParser", "bisenet_parser", "segformer_parser"),
     "segmentation": ("Segmenter", "clipseg"),
+    "found": ("Found", "FullMask", "combined", "latent_mask", "shaped"),
     "sources": (
-        "Found",
-        "FullMask",
         "MaskSource",
         "auto_source",
-        "combined",
         "landmark_source",
-        "latent_mask",
         "parser_source",
         "read_words",
-        "shaped",
         "words_source",
     ),
     "shapes": ("RULES", "EmptyMask", "region_mask", "regions_mask"),

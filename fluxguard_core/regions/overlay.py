@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from .found import Found
 from .morphology import dilate
-from .sources import Found
 
 OPACITY = 0.45
 

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import FluxGuardError
+from .chinese import chinese
 from .lexicon import fold, load_lexicon
-from .sentence import Hit, Sentence, chinese, hits_of, read
+from .sentence import Hit, Sentence, read
+from .usage import hits_of
 
 # The words of a hair style that make a new outline; with the same ones, new hair is a new colour.
 _OUTLINES = frozenset({"long", "short", "curly", "wavy", "straight", "bob", "bald"})

@@ -7,22 +7,23 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from .. import __version__
 from ..errors import FluxGuardError, Interrupted
-from . import bench, demo, models, protect, regions
-from . import calibrate as recognition
-from . import report as evaluate
 from .command_line import TERMINAL
 
+# Modules of this package that register commands, in the order of the help.
+AREAS = ("demo", "protect", "regions", "report", "models", "calibrate", "bench")
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with every command."""
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser with every command, or with those of one area, whose modules alone are then loaded."""
     parser = argparse.ArgumentParser(prog="fluxguard", description=__doc__)
     parser.add_argument("--version", action="version", version=f"fluxguard {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for area in (demo, protect, regions, evaluate, models, recognition, bench):
-        area.register(subparsers)
+    for area in AREAS if only is None else (only,):
+        import_module(f".{area}", __package__).register(subparsers)
     return parser
 
 
@@ -32,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # Windows gives a pipe the code page of the country, in which a sign may not exist.
             stream.reconfigure(errors="replace")
-    args = build_parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    # Reading words needs no torch, whose loading takes longer than the answer.
+    only = "regions" if given[:1] == ["regions"] else None
+    args = build_parser(only).parse_args(given)
     try:
         return int(args.run(args))
     except Interrupted as error:

@@ -120,6 +120,10 @@ def candidates(sentence: Sentence) -> list[Hit]:
             length = _matched(sentence, index, phrase)
             if length > best:
                 best, sense = length, meaning
+        joined = lexicon.senses.get(word + sentence.word(index + 1), ())
+        if best < 2 and min(len(word), len(sentence.word(index + 1))) > 2:
+            # Two words that the lexicon writes as one: head scarf, wind-swept.
+            best, sense = next(((2, m) for p, m in joined if len(p) == 1), (best, sense))
         if not best and (negated := _negated_noun(word)):
             best, sense = 1, negated
         if sense is not None and best > other:

@@ -206,13 +206,14 @@ def test_every_region_of_the_lexicon_has_a_shape_and_every_example_its_region() 
                 assert set(understand(noun.replace("_", "")).regions) & set(RULES), noun
 
 
-def test_the_command_prints_json_without_torch() -> None:
+def test_the_command_needs_no_torch() -> None:
     code = (
-        "import sys; from fluxguard_core.regions.words import understand;"
-        "understand('red lips'); print('torch' in sys.modules)"
+        "import sys; from fluxguard_core.cli.main import main;"
+        "main(['regions', 'red lips', '--json']); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert json.loads(done.stdout.splitlines()[0])["regions"] == ["lips"]
+    assert done.stdout.splitlines()[1] == "False"
 
 
 def test_the_regions_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,16 +29,15 @@ from ..protect.refiner import Branches, Refined
 from ..protect.run import edit_and_protect
 from ..recognition.encoder import FaceEncoder
 from ..recognition.ensemble import Ensemble
-from . import bench_faces
+from . import bench_photo
 
-STEPS, ATTACKED = 25, 5
+INTERVALS, ATTACKED = 25, 5
 
 
 def register(subparsers: Any) -> None:
     """Add the `bench` command to the `fluxguard` parser."""
     bench = subparsers.add_parser("bench", help="count and measure costs, side by side")
     kinds = bench.add_subparsers(dest="bench_command", required=True)
-    bench_faces.register(kinds)
     cost = kinds.add_parser("cost", help="network evaluations of the released loop and of ours")
     cost.add_argument("--json", action="store_true")
     cost.set_defaults(run=run_cost)
@@ -61,6 +60,7 @@ def register(subparsers: Any) -> None:
     )
     coverage.add_argument("--json", action="store_true")
     coverage.set_defaults(run=run_coverage)
+    bench_photo.register(kinds)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def unchanged(branches: Branches) -> Refined:
 
 def count_evaluations() -> dict[str, int]:
     """Evaluations a picture of the released loop, of the paper's solver shared, and of FireFlow shared."""
-    latent, sigmas = torch.zeros(1, FLUX.channels, 2, 2), flux_schedule(STEPS, 1024)
+    latent, sigmas = torch.zeros(1, FLUX.channels, 2, 2), flux_schedule(INTERVALS, 1024)
     counts = {}
     for name, solver in (("released", "midpoint"), ("paper", "midpoint"), ("fireflow", "fireflow")):
         field = Counted(_Still())
@@ -121,9 +121,9 @@ def run_cost(args: argparse.Namespace) -> int:
     """Handle `bench cost`."""
     counts = count_evaluations()
     if args.json:
-        print(json.dumps({"evaluations": counts, "steps": STEPS, "attacked_intervals": ATTACKED}))
+        print(json.dumps({"evaluations": counts, "intervals": INTERVALS, "attacked": ATTACKED}))
         return 0
-    print(f"network evaluations a picture, {STEPS} intervals, {ATTACKED} of them attacked")
+    print(f"network evaluations a picture, {INTERVALS} intervals, {ATTACKED} of them attacked")
     for name, count in counts.items():
         print(f"  {name:<9} {count:>4}   {count / counts['released']:.2f} of the released loop")
     return 0
@@ -264,7 +264,7 @@ def timed_recognisers(names: Sequence[str], batch: int, repeats: int) -> dict[st
     picture = torch.rand(batch, 3, 512, 512, generator=generator)
     points = 512 * (ARCFACE_TEMPLATE / 112).expand(batch, 5, 2) * 0.6 + 100
     forward, both = [], []
-    before = _new_peak()
+    before = new_peak()
     for _ in range(repeats):
         started = time.perf_counter()
         with torch.no_grad():
@@ -306,12 +306,12 @@ def timed(loop: str, width: int, size: int) -> dict[str, float]:
     field = Counted(FluxField(model, prompt, 1.0, layout_of(model)))
     latent = torch.randn(1, FLUX.channels, *FLUX.grid(size, size), generator=generator)
     field(latent, 1.0)
-    before = _new_peak()
+    before = new_peak()
     started = time.perf_counter()
     trajectory = invert(
         field,
         latent,
-        flux_schedule(STEPS, FLUX.tokens(size, size)),
+        flux_schedule(INTERVALS, FLUX.tokens(size, size)),
         solver="fireflow" if loop == "fireflow" else "midpoint",
     )
     if loop == "released":
@@ -321,7 +321,7 @@ def timed(loop: str, width: int, size: int) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "peak_bytes": max(1, peak_memory() - before)}
 
 
-def _new_peak() -> int:
+def new_peak() -> int:
     """Memory in use now in bytes, from which on the peak is measured."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # without it, the peak of loading counts as well

@@ -14,7 +14,6 @@ from torch import Tensor
 from ..errors import FluxGuardError
 from ..faces.alignment import align, whole_frame
 from ..faces.crops import Crop
-from ..faces.detectors import insightface_detector, yunet
 from ..faces.face import FaceFinder, choose
 from ..pictures.files import PictureError, read_picture
 from ..pictures.folder import photos_in
@@ -22,6 +21,7 @@ from ..recognition.encoder import FaceEncoder
 from ..recognition.loading import load_encoder
 from ..recognition.thresholds import FALSE_ACCEPT_RATES, Calibration, calibrate, save_calibration
 from .command_line import TERMINAL
+from .finding import add_detector, parse_detector
 
 
 def register(subparsers: Any) -> None:
@@ -34,32 +34,9 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="recogniser files")
     parser.add_argument("--faces", required=True, type=Path, help="folder of pictures of strangers")
-    parser.add_argument(
-        "--detector",
-        default="miniature",
-        help="miniature, frame (no detection), yunet:FILE or insightface:FOLDER",
-    )
+    add_detector(parser, "miniature")
     parser.add_argument("--colour", choices=("rgb", "bgr", "both"), help="channel order to feed")
     parser.set_defaults(run=run_calibrate)
-
-
-def parse_detector(text: str) -> FaceFinder | None:
-    """A finder from its name on the command line; None for the whole frame."""
-    kind, _, place = text.partition(":")
-    if text == "frame":
-        return None
-    if text == "miniature":
-        from ..mini import faces
-
-        finder: FaceFinder = faces.find_faces
-        return finder
-    if kind == "yunet" and place:
-        return yunet(place)
-    if kind == "insightface" and place:
-        return insightface_detector(place)
-    raise FluxGuardError(
-        f"Unknown detector {text!r}; expected miniature, frame, yunet:FILE or insightface:FOLDER."
-    )
 
 
 def pictures_of(folder: Path) -> list[tuple[Path, str]]:
@@ -114,14 +91,15 @@ def embed_folder(
 
 def run_calibrate(args: argparse.Namespace) -> int:
     """Handler of `fluxguard calibrate`."""
-    find_faces = parse_detector(args.detector)
+    detector = args.detector or "miniature"
+    find_faces = parse_detector(detector)
     encoders = [load_encoder(path, colour=args.colour) for path in args.models]
     embedded, people, without = embed_folder(encoders, args.faces, find_faces)
     if without:
         print(f"{without} pictures without a face were left out.")
     for path, encoder, embeddings in zip(args.models, encoders, embedded, strict=True):
         source = f"own calibration: {len(people)} pictures of {len(set(people))} people, "
-        source += f"detector {args.detector.partition(':')[0]}"
+        source += f"detector {detector.partition(':')[0]}"
         thresholds = calibrate(embeddings, source, people=people)
         mean_face = F.normalize(embeddings.mean(0), dim=0)
         place = save_calibration(path, Calibration(thresholds, encoder.colour, mean_face))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import secrets
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,19 +12,19 @@ from torch import Tensor
 
 from ..errors import FluxGuardError
 from ..evaluate.html import write_html
-from ..faces.face import Face, choose
-from ..pictures.face_crop import FaceCrop, crop_face
 from ..pictures.files import read_picture, write_png
-from ..pipelines.photo import Job, Models, mask_from_words, protect_portrait, seeded
-from ..pipelines.report import Finals, make_report
+from ..pipelines.photo import Measuring, Protected, Wishes, protect_photo
 from ..protect.presets import PRESETS, preset_named
+from .names import shown
+from .plan import parse_identity
 from .progress import progress_bars, stopping
-from .protect import parse_identity
 
 if TYPE_CHECKING:
     from ..mini.portrait_spec import Attributes, PortraitSpec
 
-PROMPT = "a person wearing red lipstick and eyeglasses"
+# By default an edit that leaves the person plainly the same, so that there is somebody to protect.
+PROMPT = "a person wearing red lipstick and blue eyeshadow"
+SEED = 1
 # Far from every seed that the training and the settings were drawn from.
 _UNSEEN = 9_000_000
 
@@ -35,7 +34,12 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser("demo", help="edit and protect a drawn portrait, with a report")
     parser.add_argument("--prompt", default=PROMPT, help=f"the edit in words (default: '{PROMPT}')")
     parser.add_argument("--photo", metavar="FILE", help="a portrait made by the renderer")
-    parser.add_argument("--seed", type=int, help="of the portrait (default: a new one each time)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=SEED,
+        help=f"of the portrait and of all that is drawn (default: {SEED})",
+    )
     parser.add_argument(
         "--identity", default="untargeted", help="untargeted, synthetic:SEED, photo:FILE"
     )
@@ -50,42 +54,44 @@ def run(args: argparse.Namespace) -> int:
     from ..mini.models import miniature, use_one_thread
 
     started = time.perf_counter()
-    seed = secrets.randbelow(100_000) if args.seed is None else args.seed
+    seed: int = args.seed
     use_one_thread()
     models = miniature()
     scene = _given(args.photo) if args.photo else _drawn(args.prompt, seed)
-    source = scene.photo
-    face = choose(models.find_faces(source[0]), "largest")[0]
-    crop = crop_face(source, face, models.size)
-    job = _job(args, models, scene, face, crop, seed)
-    print(f"portrait  {job.source_prompt}\nedit      {job.prompt}")
-    prepared = time.perf_counter()
-    with stopping() as stop, progress_bars(stop, quiet=args.quiet) as observer:
-        outcome = protect_portrait(models, job, observer=observer)
-    edited, protected = (
-        result.cpu() if crop is None else crop.paste(result.cpu())
-        for result in (outcome.edited, outcome.protected)
-    )
-    finals = Finals(source, edited, protected, face)
-    report, pictures = make_report(
-        models,
-        job,
-        outcome,
-        finals,
-        seconds={"loading": prepared - started, "run": time.perf_counter() - prepared},
-        settings={"seed": seed, "working_size": list(job.picture.shape[-2:])},
-        second=scene.second,
-        notes=(scene.note,),
+    wishes = Wishes(
+        prompt=args.prompt,
+        source_prompt=scene.caption,
+        identity=parse_identity(args.identity),
+        preset=preset_named(args.preset),
+        seed=seed,
     )
     folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_png(folder / "source.png", source)
-    write_png(folder / "edited.png", edited)
-    write_png(folder / "protected.png", protected)
+    loaded = time.perf_counter() - started
+
+    def keep(made: Protected) -> None:
+        print(f"portrait  {made.job.source_prompt}\nedit      {made.job.prompt}")
+        write_png(folder / "source.png", made.photo)
+        write_png(folder / "protected.png", made.protected)
+        write_png(folder / "edited.png", made.edited)
+
+    with stopping() as stop, progress_bars(stop, quiet=args.quiet) as observer:
+        result = protect_photo(
+            models,
+            scene.photo,
+            wishes,
+            measuring=Measuring(scene.second, {"seed": seed}, (scene.note,)),
+            observer=observer,
+            ready=keep,
+        )
+    if result.report is None or result.pictures is None:
+        raise FluxGuardError(
+            f"The pictures are made, but could not be measured: {result.unmeasured}"
+        )
+    report = replace(result.report, seconds={"loading": loaded, **result.seconds})
     report.write_json(folder / "report.json")
-    write_html(folder / "report.html", report, pictures)
-    print(f"\n{report.verdict.headline}\nreport    {(folder / 'report.html').resolve()}")
-    return 130 if outcome.interrupted else 0
+    write_html(folder / "report.html", report, result.pictures)
+    print(f"\n{report.verdict.headline}\nreport    {shown((folder / 'report.html').resolve())}")
+    return 130 if result.outcome.interrupted else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,31 +159,3 @@ def _attributes_before(drawn: Attributes, asked: dict[str, str], seed: int) -> A
         if drawn.hair_style == "bald":
             before.setdefault("hair_style", "short")
     return replace(drawn, **before)
-
-
-def _job(
-    args: argparse.Namespace,
-    models: Models,
-    scene: _Scene,
-    face: Face,
-    crop: FaceCrop | None,
-    seed: int,
-) -> Job:
-    working = scene.photo if crop is None else crop.working
-    if models.describe is None or models.complete is None:
-        raise AssertionError("the miniature describes and completes")
-    source_prompt = scene.caption or models.describe(working)
-    prompt = models.complete(source_prompt, args.prompt)
-    if prompt == source_prompt:
-        raise FluxGuardError(
-            f"The photo already shows '{args.prompt}' ({source_prompt}). Ask for something else with --prompt."
-        )
-    return Job(
-        picture=working,
-        source_prompt=source_prompt,
-        prompt=prompt,
-        mask=mask_from_words(models, working, source_prompt, prompt),
-        face=face if crop is None else crop.face(face),
-        identity=parse_identity(args.identity),
-        preset=seeded(preset_named(args.preset), seed),
-    )

@@ -1,159 +1,233 @@
-"""`--dry-run`: what a run will cost, from the files' headers alone."""
+"""Everything that `fluxguard protect` will do, known and checked before the first network runs."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import safe_open
+from PIL import Image
+from torch import Tensor
 
-from ..backends.flux_keys import HEAD_DIM
 from ..backends.geometry import FLUX
 from ..errors import FluxGuardError
-from ..flow import Layout, Storage, estimate_bytes
-from ..flow.controls import paper_injection
+from ..faces.face import FaceChoice
 from ..pictures.files import read_picture
-from ..pipelines.photo import planned_evaluations
+from ..pictures.folder import Photos, photos_in
 from ..protect.presets import Preset, preset_named
-from .sources import DTYPES, is_miniature
+from ..recognition.identity import Identity, photo, synthetic, untargeted
+from .command_line import TERMINAL
+from .cost import tell_cost
+from .finding import parse_face
+from .names import Targets, check_place, folder_targets, shown, single_target
+from .results import Made, is_foreign, is_made, settings_digest
+from .sources import is_miniature, named_files
 
-# Activations of the full decoder that one differentiable decode holds, in bytes a pixel: widest level
-# (256 channels at full size, in and out of a block that is recomputed), measured as an upper estimate.
-_DECODER_BYTES_PER_PIXEL = 4 * 256 * 6
-_TEXT_TOKENS = 512
+_SPARE = 2**20  # bytes for reports
 
 
 @dataclass(frozen=True)
+class Item:
+    """One photo, where its results go, and what they are made from.
+
+    Args:
+        size: height and width where the file's header tells.
+        done: the results are there already.
+    """
+
+    photo: Path
+    targets: Targets
+    made: Made
+    size: tuple[int, int] | None
+    done: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """Figures of one picture; bytes are estimates except the cache's."""
+    """The whole job.
 
-    working_size: tuple[int, int]
-    evaluations: dict[str, int]
-    decoder_passes: int
-    cache_bytes: int
-    weights_bytes: int
-    memory_bytes: int
+    Args:
+        passed_over: a line for each entry of the folder that is not worked on.
+        left_alone: how many of these are files that may show people.
+        second: another photo of the person [1, 3, H, W].
+    """
+
+    items: tuple[Item, ...]
+    passed_over: tuple[str, ...]
+    left_alone: int
+    preset: Preset
+    face: FaceChoice
+    identity: Identity
+    second: Tensor | None
+
+    @property
+    def to_do(self) -> tuple[Item, ...]:
+        """What is not done yet."""
+        return tuple(item for item in self.items if not item.done)
 
 
-def make_plan(
-    preset: Preset,
-    size: tuple[int, int],
-    layout: Layout,
-    weights_bytes: int,
-    *,
-    dtype: torch.dtype = torch.bfloat16,
-    storage: Storage | None = None,
-) -> Plan:
-    """What one picture of ``size`` = (height, width) takes."""
-    height, width = FLUX.padded(*size)
-    tokens = FLUX.tokens(height, width)
-    # Room for the larger of the two published choices: the mask's coverage is not known yet.
-    intervals = paper_injection(preset.steps, 1.0)
-    cache = estimate_bytes(
-        (1, FLUX.channels, *FLUX.grid(height, width)),
-        intervals=preset.steps,
-        solver=preset.solver,
-        tokens=tokens + (_TEXT_TOKENS if preset.tokens == "all" else 0),
-        width=layout.width,
-        value_intervals=intervals if preset.injected is None else preset.injected,
-        blocks=len(layout.structure),
-        velocity_storage=Storage(),
-        value_storage=storage or Storage(),
-        dtype=dtype,
+def make_plan(args: argparse.Namespace) -> Plan:
+    """The plan of a command; FluxGuardError where something would stop it later."""
+    _check_words(args)
+    preset, face = chosen_preset(args), parse_face(args.face)
+    read = [Path(p) for p in (args.mask, args.second) if p is not None]
+    files = [*read, *_identity_file(args.identity), *named_files(args)]
+    for file in files:
+        if not file.exists():
+            raise FluxGuardError(f"There is no file {shown(file)}.", "Check its name and folder.")
+    photos, targets, passed = _inputs(args, files)
+    place = check_place(
+        targets[0].protected.parent if len(photos) == 1 else Path(args.output), targets
     )
+    if args.mask is not None:
+        read_picture(args.mask)
+    digest = settings_digest(args, preset, files)
+    items = tuple(
+        _item(path, target, digest, again=args.again, html=args.html)
+        for path, target in zip(photos, targets, strict=True)
+    )
+    _check_disk(place, items)
     return Plan(
-        working_size=(height, width),
-        evaluations=planned_evaluations(preset),
-        decoder_passes=preset.attacked * preset.refiner.descent.iterates,
-        cache_bytes=cache,
-        weights_bytes=weights_bytes,
-        memory_bytes=weights_bytes + cache + height * width * _DECODER_BYTES_PER_PIXEL,
+        items=items,
+        passed_over=tuple(TERMINAL(line) for line in passed.told()) if passed else (),
+        left_alone=sum(e.shows and e.path.is_file() for e in passed.passed_over) if passed else 0,
+        preset=preset,
+        face=face,
+        identity=parse_identity(args.identity),
+        second=None if args.second is None else read_picture(args.second).rgb,
     )
+
+
+def tell_plan(args: argparse.Namespace, plan: Plan) -> None:
+    """Print what is taken and passed over, where the results go, and what it costs."""
+    for item in plan.items:
+        told = "done already" if item.done else f"-> {shown(item.targets.protected)}"
+        print(f"{shown(item.photo)}  {told}")
+    tell_passed_over(plan)
+    first = next((item.size for item in plan.to_do if item.size is not None), None)
+    tell_cost(args, plan.preset, first, len(plan.to_do))
+
+
+def tell_passed_over(plan: Plan) -> None:
+    """Print a line for each entry that is not worked on."""
+    for line in plan.passed_over:
+        print(f"passed over: {line}")
 
 
 def chosen_preset(args: argparse.Namespace) -> Preset:
     """The preset with the numbers that were given instead of its own."""
     preset = preset_named(args.preset)
-    refiner = replace(preset.refiner, steps=args.iterates or preset.refiner.steps)
-    steps, attacked = args.steps or preset.steps, args.attacked or preset.attacked
-    return replace(preset, steps=steps, attacked=attacked, refiner=refiner)
+    for name in ("intervals", "attack_last", "optimiser_steps"):
+        given = getattr(args, name)
+        if given is not None and given < 1:
+            raise FluxGuardError(f"Expected ‹give {name}› from 1 up, got {given}.")
+    refiner = replace(preset.refiner, steps=args.optimiser_steps or preset.refiner.steps)
+    preset = replace(
+        preset,
+        intervals=args.intervals or preset.intervals,
+        attacked=args.attack_last or preset.attacked,
+        refiner=refiner,
+    )
+    if preset.intervals <= preset.attacked:
+        raise FluxGuardError(
+            f"Expected more than {preset.attacked} ‹give intervals›, of which that many are attacked, got "
+            f"{preset.intervals}."
+        )
+    return preset
 
 
-def print_plan(args: argparse.Namespace, photos: Sequence[Path]) -> None:
-    """Print the plan for the first picture and the number of pictures."""
-    preset = chosen_preset(args)
-    picture = read_picture(photos[0])
-    limit = args.size or (128 if is_miniature(args) else 512)
-    size = picture.size if max(picture.size) <= limit else (limit, limit)
-    layout, weights = _facts(args)
-    dtype = DTYPES[args.dtype or ("float32" if is_miniature(args) else "bfloat16")]
-    storage = Storage(format=args.cache_format)
-    plan = make_plan(preset, size, layout, weights, dtype=dtype, storage=storage)
-    total = sum(plan.evaluations.values())
-    print(f"pictures           {len(photos)}")
-    print(f"preset             {preset.name}: {preset.solver}, {preset.steps} intervals")
-    print(f"working size       {plan.working_size[1]} x {plan.working_size[0]} pixels")
-    phases = ", ".join(f"{name} {count}" for name, count in plan.evaluations.items())
-    print(f"evaluations        {total} a picture ({phases})")
-    print(f"decoder passes     at most {plan.decoder_passes} a picture, forward and back")
-    print(f"velocity and value cache  at most {_megabytes(plan.cache_bytes)} a picture")
-    print(f"weights            {_megabytes(plan.weights_bytes)}")
-    print(f"memory, estimated  {_megabytes(plan.memory_bytes)}")
+def parse_identity(text: str) -> Identity:
+    """``untargeted``, ``synthetic:SEED`` or ``photo:FILE``."""
+    kind, _, rest = text.partition(":")
+    if kind == "untargeted" and not rest:
+        return untargeted()
+    if kind == "synthetic" and (not rest or (rest.isascii() and rest.isdigit())):
+        return synthetic(int(rest or 0))
+    if kind == "photo" and rest:
+        return photo(read_picture(rest).rgb[0])
+    raise FluxGuardError(
+        f"Expected ‹give identity› untargeted, synthetic:SEED or photo:FILE, got '{text}'."
+    )
 
 
-def _facts(args: argparse.Namespace) -> tuple[Layout, int]:
-    """Layout and bytes of the weights, without loading them."""
+def _identity_file(text: str) -> list[Path]:
+    kind, _, rest = text.partition(":")
+    return [Path(rest)] if kind == "photo" and rest else []
+
+
+def _check_words(args: argparse.Namespace) -> None:
+    if not args.prompt or not args.prompt.strip():
+        raise FluxGuardError("Expected ‹give prompt› with what the edited picture shows, got none.")
+    if args.size is not None and (args.size < 64 or args.size % FLUX.pixels_per_token):
+        raise FluxGuardError(
+            f"Expected ‹give size› as a multiple of {FLUX.pixels_per_token} from 64 up, got {args.size}."
+        )
     if is_miniature(args):
-        from ..mini.world import weights_folder, weights_path
-
-        return _header_layout(weights_path("flux")), _folder_bytes(weights_folder())
-    if args.model is not None:
-        folder = Path(args.model)
-        config = folder / "transformer" / "config.json"
-        if not config.is_file():
-            raise FluxGuardError(
-                f"Expected a diffusers FLUX folder with transformer/config.json, got '{folder.name}'."
-            )
-        return _config_layout(json.loads(config.read_text(encoding="utf-8"))), _folder_bytes(folder)
-    files = [Path(path) for path in (args.transformer, args.vae) if path]
-    missing = [path for path in files if not path.is_file()]
-    if missing:
-        raise FluxGuardError(f"There is no file {missing[0].name}. Check its name and folder.")
-    return _header_layout(files[0]), sum(path.stat().st_size for path in files)
+        return
+    if args.source_prompt is None:
+        raise FluxGuardError(
+            "This model needs ‹give source_prompt›: say what the photo shows, for the inversion follows it."
+        )
+    if args.mask is None:
+        raise FluxGuardError(
+            "This model has no face parser to turn words into a mask.",
+            "Give the edit's area with ‹give mask› (white may change, same size as the photo).",
+        )
 
 
-def _config_layout(config: dict[str, Any]) -> Layout:
-    width = config["num_attention_heads"] * config.get("attention_head_dim", HEAD_DIM)
-    singles = config["num_single_layers"]
-    structure = FLUX.structure_blocks(singles)
-    return Layout("flux", config["num_layers"], singles, width, structure=structure)
+def _inputs(
+    args: argparse.Namespace, files: Iterable[Path]
+) -> tuple[tuple[Path, ...], tuple[Targets, ...], Photos | None]:
+    """Photos, where their results go, and the folder that they are from."""
+    source, output = Path(args.photo), Path(args.output)
+    if not source.is_dir():
+        read_picture(source)
+        return (source,), (single_target(output, [source, *files]),), None
+    if output.exists() and not output.is_dir():
+        raise FluxGuardError(
+            f"{shown(output)} is a file, and the results of a folder need a folder.",
+            "Choose another ‹give output›.",
+        )
+    here, there = source.resolve(), output.resolve()
+    if there == here or (args.recursive and here in there.parents):
+        raise FluxGuardError(
+            "The results would lie among the photos, and another run would take them for photos.",
+            "Choose another ‹give output›.",
+        )
+    photos = photos_in(source, recursive=args.recursive)
+    seen = [*photos.taken, *(entry.path for entry in photos.passed_over), *files]
+    targets = folder_targets(photos.taken, source, output, seen)
+    return photos.taken, targets, photos
 
 
-def _header_layout(path: Path) -> Layout:
-    with safe_open(str(path), framework="pt") as file:
-        keys = list(file.keys())
-        embedder = next((key for key in keys if key.endswith("img_in.weight")), None)
-        if embedder is None:
-            raise FluxGuardError(f"{path.name} is not a FLUX.1 transformer. Choose another file.")
-        width = file.get_slice(embedder).get_shape()[0]
-    double = {
-        key.split("double_blocks.")[1].split(".")[0] for key in keys if "double_blocks." in key
-    }
-    single = {
-        key.split("single_blocks.")[1].split(".")[0] for key in keys if "single_blocks." in key
-    }
-    structure = FLUX.structure_blocks(len(single))
-    return Layout("flux", len(double), len(single), width, structure=structure)
+def _item(path: Path, targets: Targets, digest: str, *, again: bool, html: bool) -> Item:
+    made = Made.of(path, digest)
+    if (foreign := is_foreign(targets)) is not None:
+        raise FluxGuardError(
+            f"{shown(foreign)} is there already and is no result of FluxGuard, so it is not replaced.",
+            "Move it away, or choose another ‹give output›.",
+        )
+    return Item(path, targets, made, _size(path), not again and is_made(targets, made, html=html))
 
 
-def _folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+def _size(path: Path) -> tuple[int, int] | None:
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception:  # told when it is this picture's turn
+        return None
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+def _check_disk(place: Path, items: Iterable[Item]) -> None:
+    """A picture of noise compresses to nothing less than itself."""
+    needed = sum(
+        2 * 4 * item.size[0] * item.size[1] for item in items if item.size and not item.done
+    )
+    free = shutil.disk_usage(place).free
+    if needed + _SPARE > free:
+        raise FluxGuardError(
+            f"The results may take {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free in {shown(place)}.",
+            "Make room, or choose another ‹give output›.",
+        )

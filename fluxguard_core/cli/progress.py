@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import Interrupted
-from ..pipelines.photo import Observer, Phase
+from ..pipelines.portrait import Observer, Phase
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ from ..errors import FluxGuardError
 from ..evaluate.html import write_html
 from ..evaluate.quality import quality
 from ..evaluate.report import Pictures, Report
-from ..evaluate.similarity import Recognition, Shot, recognise, share
-from ..evaluate.transforms import SHARING
+from ..evaluate.similarity import Recognition, Shot, second_shot
+from ..evaluate.surroundings import measure_face, surroundings
+from ..faces.detectors import TypedBoxes
+from ..faces.face import Face, FaceChoice, FaceFinder, choose
+from ..pictures.face_crop import Box, union
 from ..pictures.files import read_picture
-from ..recognition import FaceEncoder, FaceFinder, choose
-from ..recognition.loading import load_encoder
-from .calibrate import parse_detector
+from ..recognition.encoder import FaceEncoder
+from .finding import add_detector, add_face, parse_detector, parse_face
+from .names import shown
+from .sources import add_recognisers, recognisers
 
 
 def register(subparsers: Any) -> None:
@@ -29,104 +33,20 @@ def register(subparsers: Any) -> None:
         "report",
         help="measure a protected picture against face recognisers",
         description="Compares a protected picture with its original through face recognisers, also "
-        "after recompression, scaling, blur and noise, and writes one HTML page.",
+        "after recompression, scaling, blur and noise, and writes one HTML page. Without --recogniser "
+        "it asks the miniature's five.",
     )
     parser.add_argument("original", type=Path, help="the portrait before everything")
     parser.add_argument("protected", type=Path, help="the picture to publish")
     parser.add_argument("--edited", type=Path, help="the edit before protection, if there was one")
     parser.add_argument("--second", type=Path, help="another photo of the same person")
-    parser.add_argument(
-        "--recogniser",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="recogniser file, may be repeated; default: the miniature's five",
-    )
-    parser.add_argument(
-        "--unused",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="name of a recogniser that took no part in the protection, may be repeated; every "
-        "other one counts as attacked",
-    )
-    parser.add_argument(
-        "--detector", default="miniature", help="miniature, frame, yunet:FILE or insightface:FOLDER"
-    )
+    add_recognisers(parser)
+    add_detector(parser, "miniature")
+    add_face(parser)
     parser.add_argument("--far", type=float, default=1e-2, help="false accept rate (default 0.01)")
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"))
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     parser.set_defaults(run=run_report)
-
-
-def _encoders(files: Sequence[Path], unused: Sequence[str]) -> list[tuple[FaceEncoder, bool]]:
-    """Recognisers with whether they count as attacked."""
-    if files:
-        members = [(load_encoder(path), True) for path in files]
-    else:
-        from ..mini.faces import load_ensemble
-
-        ensemble = load_ensemble()
-        members = [(encoder, encoder in ensemble.attacked) for encoder in ensemble.members]
-    names = [encoder.name for encoder, _ in members]
-    for name in unused:
-        if name not in names:
-            raise FluxGuardError(f"No recogniser is called {name!r}; there are {', '.join(names)}.")
-    return [(encoder, attacked and encoder.name not in unused) for encoder, attacked in members]
-
-
-def shot_of(image: Tensor, find_faces: FaceFinder | None, fallback: Shot | None = None) -> Shot:
-    """The picture [1,3,H,W] with the landmarks of its largest face.
-
-    Where no face is found the fallback's landmarks serve (the protection may hide a face from the
-    detector, not from a tracker that knows where it was). Raises FluxGuardError without either.
-    """
-    if find_faces is None:
-        return Shot(image)
-    faces = find_faces(image[0])
-    if not faces and fallback is not None and fallback.image.shape[-2:] == image.shape[-2:]:
-        return Shot(image, fallback.landmarks)
-    return Shot(image, choose(faces, "largest")[0].landmarks)
-
-
-def _same_size(name: Path, image: Tensor, original: Tensor) -> Tensor:
-    if image.shape != original.shape:
-        (rows, columns), (height, width) = original.shape[-2:], image.shape[-2:]
-        raise FluxGuardError(
-            f"{name} is {width}x{height} pixels, the original {columns}x{rows}: give pictures of "
-            "one size."
-        )
-    return image
-
-
-def measure_pictures(
-    pictures: Pictures,
-    members: Sequence[tuple[FaceEncoder, bool]],
-    find_faces: FaceFinder | None,
-    *,
-    second: Tensor | None = None,
-    far: float = 1e-2,
-) -> tuple[Recognition, ...]:
-    """Every recogniser's results on three pictures, faces found anew in each of them."""
-    original = shot_of(pictures.source, find_faces)
-    edited = shot_of(pictures.edited, find_faces, original)
-    protected = shot_of(pictures.protected, find_faces, original)
-    other = None if second is None else shot_of(second, find_faces)
-    shared = share(edited, protected, SHARING)
-    return tuple(
-        recognise(
-            encoder,
-            original,
-            edited,
-            protected,
-            attacked=attacked,
-            second=other,
-            shared=shared,
-            far=far,
-        )
-        for encoder, attacked in members
-    )
 
 
 def run_report(args: argparse.Namespace) -> int:
@@ -137,27 +57,116 @@ def run_report(args: argparse.Namespace) -> int:
     edited = original
     if args.edited is not None:
         edited = _same_size(args.edited, read_picture(args.edited).rgb, original)
-    second = None if args.second is None else read_picture(args.second).rgb
+    finder = parse_detector(args.detector or "miniature")
+    second, left_out = None, ""
+    if args.second is not None:
+        second, left_out = _second(read_picture(args.second).rgb, finder)
     pictures = Pictures(original, edited, protected)
-    results = measure_pictures(
+    measured = measure_pictures(
         pictures,
-        _encoders(args.recogniser, args.unused),
-        parse_detector(args.detector),
+        _members(args.recogniser, args.hold_out),
+        finder,
+        which=parse_face(args.face),
         second=second,
         far=args.far,
     )
     report = Report(
-        recognisers=results,
-        edit=quality(edited, original),
-        protection=quality(protected, edited),
+        recognisers=measured.recognisers,
+        edit=quality(measured.seen.edited, measured.seen.source),
+        protection=quality(measured.seen.protected, measured.seen.edited),
         size=(int(original.shape[-2]), int(original.shape[-1])),
         identity="",
         preset="",
-        settings={"detector": args.detector.partition(":")[0]},
+        settings={"detector": (args.detector or "miniature").partition(":")[0]},
+        seconds={"measuring": time.perf_counter() - begun},
+        notes=(*measured.notes, *((left_out,) if left_out else ())),
     )
-    report = replace(report, seconds={"measuring": time.perf_counter() - begun})
-    write_html(args.output, report, pictures)
+    write_html(args.output, report, measured.seen)
     if args.json is not None:
         report.write_json(args.json)
-    print(f"{report.verdict.headline}\n{report.verdict.detail}\nReport: {args.output}")
+    print(f"{report.verdict.headline}\n{report.verdict.detail}\nReport: {shown(args.output)}")
     return 0
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was asked about a face.
+
+    Args:
+        seen: the part of the pictures that holds the measured faces.
+    """
+
+    recognisers: tuple[Recognition, ...]
+    seen: Pictures
+    notes: tuple[str, ...]
+
+
+def measure_pictures(
+    pictures: Pictures,
+    members: Sequence[tuple[FaceEncoder, bool]],
+    find_faces: FaceFinder | None,
+    *,
+    which: FaceChoice = "largest",
+    second: Shot | None = None,
+    far: float = 1e-2,
+) -> Measured:
+    """Every recogniser's results on three pictures of one size, faces found anew in each of them."""
+    height, width = pictures.source.shape[-2:]
+    whole = Face((0, 0, width, height), None, 1.0)
+    faces = [whole] if find_faces is None else choose(find_faces(pictures.source[0]), which)
+    anew = None if isinstance(find_faces, TypedBoxes) else find_faces
+    results: list[Recognition] = []
+    boxes = [surroundings(face, (height, width)) for face in faces]
+    for number, (face, box) in enumerate(zip(faces, boxes, strict=True)):
+        found = measure_face(
+            members,
+            (
+                _part(pictures.source, box),
+                _part(pictures.edited, box),
+                _part(pictures.protected, box),
+            ),
+            face.moved(box[0], box[1]),
+            anew,
+            second=second,
+            far=far,
+        )
+        several = len(faces) > 1
+        results += (replace(r, name=f"{r.name}, face {number}") if several else r for r in found)
+    box = union(boxes)
+    parts = (_part(p, box) for p in (pictures.source, pictures.edited, pictures.protected))
+    seen = Pictures(*parts)
+    rows, columns = seen.source.shape[-2:]
+    told = f"Closeness was measured on the face's surroundings, {columns} x {rows} of {width} x {height} pixels."
+    return Measured(tuple(results), seen, () if (rows, columns) == (height, width) else (told,))
+
+
+def _part(picture: Tensor, box: Box) -> Tensor:
+    left, top, right, bottom = box
+    return picture[..., top:bottom, left:right]
+
+
+def _members(given: Sequence[str], hold_out: Sequence[str]) -> list[tuple[FaceEncoder, bool]]:
+    """Recognisers, and whether each counts as attacked."""
+    if given:
+        attacked, held_out = recognisers(given, hold_out)
+    else:
+        from ..mini.faces import load_ensemble
+
+        ensemble = load_ensemble(held_out=hold_out)
+        attacked, held_out = ensemble.attacked, ensemble.held_out
+    return [(encoder, True) for encoder in attacked] + [(encoder, False) for encoder in held_out]
+
+
+def _second(picture: Tensor, finder: FaceFinder | None) -> tuple[Shot | None, str]:
+    """The second photo's face; without a detector both photos are taken whole."""
+    return (Shot(picture), "") if finder is None else second_shot(picture, finder)
+
+
+def _same_size(name: Path, image: Tensor, original: Tensor) -> Tensor:
+    if image.shape != original.shape:
+        (rows, columns), (height, width) = original.shape[-2:], image.shape[-2:]
+        raise FluxGuardError(
+            f"{shown(name)} is {width}x{height} pixels, the original {columns}x{rows}: give pictures of "
+            "one size."
+        )
+    return image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -14,10 +15,9 @@ from ..backends.flux_files import from_files, load_vae, text_encoders
 from ..backends.flux_folder import from_folder
 from ..backends.flux_lora import add_lora
 from ..errors import FluxGuardError
-from ..faces.detectors import insightface_detector, typed_box, yunet
 from ..faces.face import FaceFinder
 from ..flow import Storage
-from ..pipelines.photo import Models
+from ..pipelines.models import Models
 from ..protect.perceptual import (
     PerceptualDistance,
     feature_distance,
@@ -28,7 +28,7 @@ from ..recognition.encoder import Colour, FaceEncoder
 from ..recognition.ensemble import Ensemble
 from ..recognition.loading import load_encoder
 from ..weights import load_manifest, require
-from .command_line import command
+from .finding import add_detector, parse_detector
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -60,25 +60,8 @@ def add_arguments(parser: Any) -> None:
         help="number format of the cached attention values",
     )
     faces = parser.add_argument_group("recognisers and detector")
-    faces.add_argument(
-        "--recogniser",
-        metavar="FILE[:COLOUR]",
-        action="append",
-        default=[],
-        help="to attack, as FILE or FILE:rgb|bgr|both for another channel order; may be repeated",
-    )
-    faces.add_argument(
-        "--hold-out",
-        metavar="FILE[:COLOUR]|NAME",
-        action="append",
-        default=[],
-        help="judges only: a file, or the name of one of the recognisers; may be repeated",
-    )
-    faces.add_argument(
-        "--detector",
-        metavar="KIND",
-        help="yunet[:FILE], insightface:DIR or box:LEFT,TOP,RIGHT,BOTTOM[;further boxes]",
-    )
+    add_recognisers(faces)
+    add_detector(faces, "yunet; the miniature's own")
     faces.add_argument(
         "--vgg", metavar="FILE", help="torchvision's vgg19 for the perceptual distance"
     )
@@ -87,9 +70,38 @@ def add_arguments(parser: Any) -> None:
     )
 
 
+def add_recognisers(parser: Any) -> None:
+    """Arguments that say which recognisers are attacked and which are held out."""
+    parser.add_argument(
+        "--recogniser",
+        metavar="FILE[:COLOUR]",
+        action="append",
+        default=[],
+        help="attacked, as FILE or FILE:rgb|bgr|both for another channel order; may be repeated",
+    )
+    parser.add_argument(
+        "--hold-out",
+        metavar="FILE[:COLOUR]|NAME",
+        action="append",
+        default=[],
+        help="judges only: a file, or the name of one of the recognisers; may be repeated",
+    )
+
+
 def is_miniature(args: argparse.Namespace) -> bool:
     """True where no other FLUX was asked for."""
     return args.model is None and args.transformer is None
+
+
+def named_files(args: argparse.Namespace) -> list[Path]:
+    """The files and folders that the arguments name; those of the manifest and held-out names aside."""
+    given = [args.model, args.transformer, args.vae, args.text_encoders, args.tiny_vae]
+    given += [args.vgg, args.lpips, *(_lora(text)[0] for text in args.lora)]
+    given += [_colour(text)[0] for text in args.recogniser]
+    given += [text for text in (_colour(text)[0] for text in args.hold_out) if Path(text).is_file()]
+    kind, _, place = (args.detector or "").partition(":")
+    given += [place] if kind in ("yunet", "insightface") and place else []
+    return [Path(path) for path in given if path]
 
 
 def load_models(args: argparse.Namespace) -> Models:
@@ -137,8 +149,8 @@ def _stack(args: argparse.Namespace, device: str) -> FluxStack:
         return stack
     if args.vae is None or args.text_encoders is None:
         raise FluxGuardError(
-            "--transformer needs --vae FILE and --text-encoders DIR, for a transformer file holds neither. "
-            "Or give a whole diffusers folder with --model."
+            "A transformer file holds neither the autoencoder nor the text encoders.",
+            "Give both with ‹give vae› FILE and ‹give text_encoders› DIR, or a whole diffusers folder with ‹give model›.",
         )
     words = text_encoders(args.text_encoders, dtype=dtype, device=device)
     return from_files(
@@ -149,24 +161,32 @@ def _stack(args: argparse.Namespace, device: str) -> FluxStack:
 def _ensemble(args: argparse.Namespace, device: str = "cpu") -> Ensemble:
     if not args.recogniser:
         raise FluxGuardError(
-            "A full-size FLUX needs recognisers made for real faces: give at least one with --recogniser FILE "
-            f"(see {command('models list')}). The built-in ones know only the miniature's portraits."
+            "A full-size FLUX needs recognisers made for real faces; the built-in ones know only the miniature's "
+            "portraits.",
+            "Give at least one with ‹give recogniser› FILE (see ‹run models list›).",
         )
-    names = {text for text in args.hold_out if not Path(_colour(text)[0]).is_file()}
-    files = [text for text in args.hold_out if text not in names]
-    loaded = _distinct([_recogniser(text, device) for text in (*args.recogniser, *files)])
-    given, judges = loaded[: len(args.recogniser)], loaded[len(args.recogniser) :]
-    unknown = names - {encoder.name for encoder in given}
-    if unknown:
-        raise FluxGuardError(
-            f"--hold-out {sorted(unknown)[0]} is neither a file nor one of the recognisers given: "
-            f"{', '.join(encoder.name for encoder in given)}."
-        )
-    attacked = tuple(encoder for encoder in given if encoder.name not in names)
+    attacked, held_out = recognisers(args.recogniser, args.hold_out, device)
     for encoder in attacked:
         encoder.threshold()  # a missing one is told now, not after minutes of inversion
-    held_out = (*(encoder for encoder in given if encoder.name in names), *judges)
     return Ensemble(attacked, held_out)
+
+
+def recognisers(
+    given: Sequence[str], hold_out: Sequence[str], device: str = "cpu"
+) -> tuple[tuple[FaceEncoder, ...], tuple[FaceEncoder, ...]]:
+    """Attacked and held-out recognisers: files, of which those named in ``hold_out`` only judge."""
+    names = {text for text in hold_out if not Path(_colour(text)[0]).is_file()}
+    files = [text for text in hold_out if text not in names]
+    loaded = _distinct([_recogniser(text, device) for text in (*given, *files)])
+    mine, judges = loaded[: len(given)], loaded[len(given) :]
+    unknown = names - {encoder.name for encoder in mine}
+    if unknown:
+        raise FluxGuardError(
+            f"‹give hold_out› {sorted(unknown)[0]} is neither a file nor one of the recognisers given: "
+            f"{', '.join(encoder.name for encoder in mine)}."
+        )
+    attacked = tuple(encoder for encoder in mine if encoder.name not in names)
+    return attacked, (*(encoder for encoder in mine if encoder.name in names), *judges)
 
 
 def _recogniser(text: str, device: str) -> tuple[Path, FaceEncoder]:
@@ -197,24 +217,13 @@ def _colour(text: str) -> tuple[str, Colour | None]:
 
 
 def _detector(args: argparse.Namespace) -> FaceFinder:
-    kind, _, rest = (args.detector or "yunet").partition(":")
-    if kind == "box":
-        return typed_box(*(_box(part) for part in rest.split(";")))
-    if kind == "insightface":
-        return insightface_detector(rest)
-    if kind == "yunet":
-        return yunet(rest or require(load_manifest()["yunet"]))
-    raise FluxGuardError(f"Expected the detector yunet, insightface or box, got '{kind}'.")
-
-
-def _box(text: str) -> tuple[float, float, float, float]:
-    try:
-        left, top, right, bottom = (float(part) for part in text.split(","))
-    except ValueError as error:
+    finder = parse_detector(args.detector or "yunet")
+    if finder is None:
         raise FluxGuardError(
-            f"Expected --detector box:LEFT,TOP,RIGHT,BOTTOM in pixels, got 'box:{text}'."
-        ) from error
-    return left, top, right, bottom
+            "The protection has to know where the face is in the frame.",
+            "Choose another ‹give detector›, or type the face's box.",
+        )
+    return finder
 
 
 def _perceptual(args: argparse.Namespace, device: str) -> PerceptualDistance:

@@ -99,7 +99,7 @@ def _bars(draw: ImageDraw.ImageDraw, results: Sequence[Recognition], y: int) -> 
         kind, words = state(result)
         draw.line((MARGIN, y, WIDTH - MARGIN, y), LINE)
         draw.text((MARGIN, y + 9), result.name, INK, _font(20))
-        role = "attacked" if result.attacked else "not used in the attack"
+        role = "attacked" if result.attacked else "held out"
         draw.text((MARGIN, y + 34), role, SOFT if result.attacked else INK, _font(15))
         for value, top, colour in (
             (result.edited, 13, BEFORE),

@@ -137,7 +137,7 @@ def _bar(kind: str, value: float, axis: tuple[float, float]) -> str:
 def _row(result: Recognition, axis: tuple[float, float]) -> str:
     kind, words = state(result)
     fresh = "" if result.attacked else " fresh"
-    role = "attacked" if result.attacked else "not used in the attack"
+    role = "attacked" if result.attacked else "held out"
     limit = ""
     if result.threshold is not None:
         limit = f'<div class="limit" style="left:{_at(result.threshold, axis):.2f}%"></div>'
@@ -210,7 +210,7 @@ def _judged(result: Recognition, protected: float | None, edited: float | None) 
 
 
 def _named(result: Recognition) -> str:
-    role = "attacked" if result.attacked else "not used in the attack"
+    role = "attacked" if result.attacked else "held out"
     return f'<th scope="row">{escape(result.name)}<span class="role">{role}</span></th>'
 
 
@@ -298,7 +298,7 @@ def _quality(report: Report) -> str:
         )
 
     rows = [
-        row(f"Edited, against {report.edit_against}", report.edit),
+        row("Edited, against the original", report.edit),
         row("Protected, against the unprotected", report.protection),
     ]
     head = ("", "PSNR", "SSIM", "PSNR outside the region")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -19,8 +19,6 @@ from ..pictures.files import write_atomic
 from .quality import Quality
 from .similarity import Recognition
 from .verdict import HONESTY, Verdict, judge
-
-EditReference = Literal["the original", "the source through the autoencoder"]
 
 _ABSOLUTE = re.compile(r"^(?:[\\/~]|\.{1,2}[\\/]|[A-Za-z]:[\\/]|file:)")
 _RELATIVE = re.compile(r"^\S*[\\/]\S*\.\w{1,12}$")
@@ -89,9 +87,7 @@ class Pictures:
 class Report:
     """Everything measured in one run.
 
-    edit: the edited picture against `edit_against`: the original where only finished pictures are known, after
-    a run the source through the autoencoder, which leaves out what the autoencoder loses. protection: the
-    protected picture against the edited one.
+    edit: the edited picture against the original. protection: the protected picture against the edited one.
     settings: names and values, cut to what may be published (`without_folders`). evaluations and
     seconds: by phase; an evaluation is one pass of the transformer on one picture.
     """
@@ -100,7 +96,6 @@ class Report:
     edit: Quality
     protection: Quality
     size: tuple[int, int]
-    edit_against: EditReference = "the original"
     source_prompt: str = ""
     prompt: str = ""
     identity: str = "untargeted"

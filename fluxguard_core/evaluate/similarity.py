@@ -76,8 +76,8 @@ class Recognition:
 
     @property
     def role(self) -> str:
-        """ "attacked" or "not used in the optimisation"."""
-        return "attacked" if self.attacked else "not used in the optimisation"
+        """ "attacked" or "held out"."""
+        return "attacked" if self.attacked else "held out"
 
     def matches(self, cosine: float | None) -> bool | None:
         """Whether a cosine counts as the same person (strictly above); None if that is unknown."""

@@ -139,7 +139,7 @@ def judge(results: Sequence[Recognition]) -> Verdict:
     unknown = len(results) - attacked.measured - held_out.measured
     level = _level(attacked, held_out)
     rates = sorted({result.far for result in results if result.far is not None})
-    parts = [_part("Attacked", attacked), _part("Not used in the attack", held_out)]
+    parts = [_part("Attacked", attacked), _part("Held out", held_out)]
     if rates:
         rate = " and ".join(f"{100 * value:g} %" for value in rates)
         parts.append(f"Judged at a false accept rate of {rate}.")

@@ -16,6 +16,7 @@ from ..errors import FluxGuardError
 from ..weights.loading import load_tensors
 from .crops import box_of
 from .face import Face, FaceFinder
+from .scales import Scaled
 
 # Five points in a tight face box (0..1 of its width and height): eyes, nose, mouth corners, as the
 # mean of frontal faces; only for boxes typed by hand, where nothing better is known.
@@ -122,7 +123,8 @@ def yunet(weights: str | Path, *, score: float = 0.6) -> FaceFinder:
             "Download it again or choose another detector.",
         ) from error
     detector.eval().requires_grad_(False)
-    return _yunet_finder(detector)
+    # Its anchors are faces of 10 to 300 pixels.
+    return Scaled(_yunet_finder(detector))
 
 
 def _yunet_finder(detector: Any) -> FaceFinder:
@@ -189,4 +191,4 @@ def insightface_detector(folder: str | Path, *, score: float = 0.5) -> FaceFinde
         ]
         return sorted(faces, key=lambda face: -face.score)
 
-    return find
+    return Scaled(find)

@@ -26,12 +26,24 @@ class Face:
         x0, y0, x1, y1 = self.box
         return max(0.0, x1 - x0) * max(0.0, y1 - y0)
 
+    def moved(self, left: float, top: float, scale: float = 1.0) -> Face:
+        """The face in a picture that begins at ``left``, ``top`` of this one and is ``scale`` times as large."""
+        x0, y0, x1, y1 = self.box
+        box = ((x0 - left) * scale, (y0 - top) * scale, (x1 - left) * scale, (y1 - top) * scale)
+        points = self.landmarks
+        if points is not None:
+            points = (points - points.new_tensor([left, top]) + 0.5) * scale - 0.5
+        return Face(box, points, self.score)
+
+
+FaceChoice = Literal["largest", "all"] | int
+"""Which faces of a picture are meant: the largest, all, or the one of that number from 0."""
 
 FaceFinder = Callable[[Tensor], list[Face]]
 """[3,H,W] RGB in [0,1] -> the faces in it, best or largest first; empty when there are none."""
 
 
-def choose(faces: Sequence[Face], which: Literal["largest", "all"] | int) -> list[Face]:
+def choose(faces: Sequence[Face], which: FaceChoice) -> list[Face]:
     """The faces meant by `which`: the largest, all of them, or the one with that index from 0.
 
     Raises FluxGuardError when there is no face, or none of that index.

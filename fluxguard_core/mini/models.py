@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pipelines.photo import Models
+from ..pipelines.models import Models
 from ..protect.perceptual import Features, feature_distance
 from ..recognition.ensemble import Ensemble
 from .captions import caption, parse_caption
@@ -49,8 +49,8 @@ def miniature(ensemble: Ensemble | None = None, device: str = "cpu") -> Models:
 def use_one_thread() -> None:
     """For commands that run the miniature alone, at one speed on quiet and on busy machines.
 
-    So narrow a network gains little from a second CPU thread: a demo took 10.7 s with two and 14.2 s with one
-    on two quiet cores, but 86 s and 16 s beside another job, since the threads wait for each other.
+    So narrow a network gains little from a second CPU thread, and beside another job it loses much: the threads
+    wait for each other.
     """
     torch.set_num_threads(1)
 

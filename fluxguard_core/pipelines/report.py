@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,28 +13,31 @@ from ..backends.flux import decode_latent, encode_image
 from ..evaluate.memory import peak_memory
 from ..evaluate.quality import quality
 from ..evaluate.report import Pictures, Report
-from ..evaluate.similarity import Recognition, Shot, measure, second_shot
+from ..evaluate.similarity import Recognition, Shot, second_shot
+from ..evaluate.surroundings import found_anew, measure_face, surroundings
 from ..evaluate.transforms import SHARING, autoencoder
 from ..faces.alignment import align, whole_frame
-from ..faces.face import Face, FaceFinder, nearest
+from ..faces.detectors import TypedBoxes
+from ..faces.face import Face
+from ..pictures.face_crop import Patch
 from ..pictures.geometry import crop_to, pad_to_multiple
 from ..recognition.identity import Identity, reference_embedding
-from .photo import Job, Models, Outcome, edit_guidance
+from .models import Models
+from .portrait import Job, Outcome
 
 
 @dataclass(frozen=True, eq=False)
 class Finals:
-    """Pictures [1, 3, H, W] at the photo's own size, as they will be saved, and the protected faces."""
+    """Both results as they will be saved, as patches of the photo, and the protected faces in its pixels."""
 
-    original: Tensor
-    edited: Tensor
-    protected: Tensor
-    face: Face
-    others: tuple[Face, ...] = ()
+    edited: Patch
+    protected: Patch
+    faces: tuple[Face, ...]
 
 
 def make_report(
     models: Models,
+    photo: Tensor,
     job: Job,
     outcome: Outcome,
     finals: Finals,
@@ -44,28 +47,26 @@ def make_report(
     second: Tensor | None = None,
     notes: tuple[str, ...] = (),
 ) -> tuple[Report, Pictures]:
-    """Measure a run.
+    """Measure a run: recognisers on the face's surroundings in the photo, closeness at working size.
 
     Args:
+        photo: [1, 3, H, W] in [0, 1].
         second: another photo of the same person [1, 3, H, W].
         settings: further settings to print; paths are cut to names.
 
     Returns:
         The numbers, and the working-size pictures that illustrate them.
     """
-    cpu = [picture.cpu() for picture in (finals.original, finals.edited, finals.protected)]
     another, left_out = (
         (None, "") if second is None else second_shot(second.cpu(), models.find_faces)
     )
-    recognisers = _recognised(models, job, cpu, (finals.face, *finals.others), another)
-    touched = torch.maximum(job.mask.cpu() > 0, outcome.region.cpu() > 0).float()
+    source, mask = job.picture.cpu(), (job.mask.cpu() > 0).float()
     edited, protected = outcome.edited.cpu(), outcome.protected.cpu()
     report = Report(
-        recognisers=recognisers,
-        edit=quality(edited, outcome.reconstruction.cpu(), (job.mask.cpu() > 0).float()),
-        edit_against="the source through the autoencoder",
-        protection=quality(protected, edited, touched),
-        size=(cpu[0].shape[-2], cpu[0].shape[-1]),
+        recognisers=_recognised(models, job, photo, finals, another),
+        edit=quality(edited, source, mask),
+        protection=quality(protected, edited, torch.maximum(mask, outcome.region.cpu())),
+        size=(photo.shape[-2], photo.shape[-1]),
         source_prompt=job.source_prompt,
         prompt=job.prompt,
         identity=describe_identity(job.identity),
@@ -73,7 +74,7 @@ def make_report(
         model=models.name,
         settings={
             **preset_settings(job),
-            "guidance": edit_guidance(models, job.preset),
+            "guidance": models.guidance_of(job.preset),
             **settings,
         },
         evaluations=outcome.evaluations,
@@ -84,8 +85,7 @@ def make_report(
         + (("Stopped before the end: this is the best so far.",) * outcome.interrupted)
         + ((left_out,) if left_out else ()),
     )
-    pictures = Pictures(job.picture.cpu(), edited, protected, job.mask.cpu(), outcome.region.cpu())
-    return report, pictures
+    return report, Pictures(source, edited, protected, job.mask.cpu(), outcome.region.cpu())
 
 
 def describe_identity(identity: Identity) -> str:
@@ -111,35 +111,32 @@ def _peak_bytes(device: torch.device) -> int:
 
 
 def _recognised(
-    models: Models,
-    job: Job,
-    pictures: Sequence[Tensor],
-    faces: Sequence[Face],
-    second: Shot | None,
+    models: Models, job: Job, photo: Tensor, finals: Finals, second: Shot | None
 ) -> tuple[Recognition, ...]:
     """What every recogniser says of every protected face; of several faces, named by number."""
     found: list[Recognition] = []
     transforms = (*SHARING, autoencoder(*_codec(models)))
-    for number, face in enumerate(faces):
-        shots = [_shot(models.find_faces, picture, face) for picture in pictures]
-        results = measure(
-            models.ensemble,
-            *shots,
+    attacked = models.ensemble.attacked
+    members = [(encoder, encoder in attacked) for encoder in models.ensemble.members]
+    # Boxes typed for the whole photo say nothing about a part of it, and find nothing anew.
+    finder = None if isinstance(models.find_faces, TypedBoxes) else models.find_faces
+    for number, face in enumerate(finals.faces):
+        box = surroundings(face, (photo.shape[-2], photo.shape[-1]))
+        left, top, right, bottom = box
+        original = photo[..., top:bottom, left:right]
+        known = face.moved(left, top)
+        results = measure_face(
+            members,
+            (original, finals.edited.within(photo, box), finals.protected.within(photo, box)),
+            known,
+            finder,
             second=second,
-            targets=_targets(models, job.identity, shots[0]),
+            targets=_targets(models, job.identity, found_anew(original, known, finder)),
             transforms=transforms,
         )
-        several = len(faces) > 1
+        several = len(finals.faces) > 1
         found += (replace(r, name=f"{r.name}, face {number}") if several else r for r in results)
     return tuple(found)
-
-
-def _shot(find: FaceFinder, picture: Tensor, known: Face) -> Shot:
-    """The picture with its landmarks found anew, as a stranger would meet it.
-
-    A face that is no longer found is looked at where it was.
-    """
-    return Shot(picture, (nearest(find(picture[0]), known) or known).landmarks)
 
 
 def _targets(models: Models, identity: Identity, source: Shot) -> dict[str, Tensor] | None:

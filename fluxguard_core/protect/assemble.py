@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +11,8 @@ from torch import Tensor
 from ..errors import FluxGuardError
 from ..faces.alignment import whole_frame
 from ..faces.face import FaceFinder
+from ..pictures.detail import with_detail
+from ..pictures.geometry import pad_to
 from ..recognition.ensemble import Ensemble
 from ..recognition.identity import Identity
 from .engine import OnStep
@@ -33,6 +37,7 @@ def assemble_refiner(
     decode: Decode,
     perceptual: PerceptualDistance,
     decode_tiny: Decode | None = None,
+    source: Tensor | None = None,
     find_faces: FaceFinder | None = None,
     within: Tensor | None = None,
     on_step: OnStep | None = None,
@@ -46,6 +51,8 @@ def assemble_refiner(
         grid: height and width of the latent.
         pixels: side of a latent cell in pixels.
         decode_tiny: cheap decoder, which the fast preset needs.
+        source: the picture's own latent [B, C, h, w]; with it a preset with ``detail`` looks at decoded pictures
+            that keep what the autoencoder cannot hold.
         within: further bound on where it may act, [1 or B, 1, h, w] in [0, 1].
     """
     if landmarks is None and (preset.aligned or preset.face_only):
@@ -72,8 +79,12 @@ def assemble_refiner(
         find_faces=find_faces if preset.aligned else None,
         margin=preset.margin,
     )
+    working = decode_tiny if preset.tiny and decode_tiny is not None else decode
+    if preset.detail and source is not None:
+        looks = partial(_detailed, source=source, picture=picture, window=window, pixels=pixels)
+        decode, working = looks(decode), looks(working)
     refiner = Refiner(
-        decode=decode_tiny if preset.tiny and decode_tiny is not None else decode,
+        decode=working,
         identity=term,
         perceptual=perceptual,
         views=views,
@@ -83,6 +94,17 @@ def assemble_refiner(
         on_step=on_step,
     )
     return refiner, window
+
+
+@torch.no_grad()
+def _detailed(
+    decode: Decode, *, source: Tensor, picture: Tensor, window: Window | None, pixels: int
+) -> Decode:
+    """A decoder of the window whose pictures keep what it loses of the source."""
+    whole = pad_to(picture, (pixels * source.shape[-2], pixels * source.shape[-1]))
+    photo = whole if window is None else window.scaled(pixels).crop(whole)
+    plain = decode(source if window is None else window.crop(source))
+    return lambda latent: with_detail(decode(latent), photo, plain)
 
 
 def _region(

@@ -19,7 +19,7 @@ class Preset:
     """Every setting of an edit with protection.
 
     Args:
-        steps: intervals of the schedule.
+        intervals: of the flow.
         injected: intervals with attention-V injection; None takes the published rule (5 of 25, or 3 where
             the mask covers less than a tenth of the picture).
         fusion: ``all`` intervals, which keeps the background exactly, or the published window (5..19 of 25).
@@ -31,10 +31,12 @@ class Preset:
         margin: how far past the threshold the similarity must get before it stops. Generous, for what is left
             over is what carries to recognisers that were not attacked.
         tiny: gradients through the tiny decoder, checked against the full one.
+        detail: what the autoencoder cannot hold of the source is laid under every decoded picture, in the
+            optimisation and in the result; otherwise pictures are as they are decoded.
     """
 
     name: PresetName
-    steps: int = 25
+    intervals: int = 25
     solver: SolverName = "midpoint"
     source_guidance: float = 1.0
     guidance: float = 5.5
@@ -49,6 +51,7 @@ class Preset:
     push_away: bool = True
     margin: float = 0.3
     tiny: bool = False
+    detail: bool = True
     refiner: RefinerSettings = field(default_factory=RefinerSettings)
 
     @property
@@ -76,6 +79,7 @@ PRESETS: dict[str, Preset] = {
         face_only=False,
         push_away=False,
         margin=0.0,
+        detail=False,
     ),
     "default": Preset("default", refiner=_BETTER),
     "fast": Preset("fast", solver="fireflow", random_views=1, tiny=True, refiner=_BETTER),

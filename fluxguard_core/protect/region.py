@@ -67,6 +67,13 @@ class Window:
         whole[chosen, :, self.top : self.bottom, self.left : self.right] = patch
         return whole
 
+    def scaled(self, pixels: int) -> Window:
+        """The same rectangle in pixels, with cells of ``pixels``."""
+        top, bottom, left, right = (
+            pixels * edge for edge in (self.top, self.bottom, self.left, self.right)
+        )
+        return Window(top, bottom, left, right, self.pictures)
+
     def shift(self, landmarks: Tensor, pixels: int) -> Tensor:
         """Landmarks in pixels of the whole picture -> of the cut-out one, with cells of ``pixels``."""
         return landmarks - pixels * landmarks.new_tensor([self.left, self.top])

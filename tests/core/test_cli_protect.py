@@ -75,7 +75,7 @@ def arguments(files: Path, photo: Path, out: Path, **changes: str | None) -> lis
         "--vgg": str(files / "vgg.safetensors"),
         "--detector": BOX,
         "--device": "cpu",
-        "--steps": "7",
+        "--intervals": "7",
         "-o": str(out),
     }
     chosen |= {f"--{key.replace('_', '-')}": value for key, value in changes.items()}
@@ -91,12 +91,12 @@ def test_a_portrait_goes_in_and_three_files_come_out(
     assert main(arguments(files, photo, out, preset=preset)) == 0
     report = json.loads(out.with_suffix(".json").read_text())
     roles = {entry["name"]: entry["role"] for entry in report["recognisers"]}
-    assert roles == {"random1": "attacked", "random2": "not used in the optimisation"}
+    assert roles == {"random1": "attacked", "random2": "held out"}
     assert report["preset"] == preset and report["peak_bytes"] > 0 and report["seconds"]["run"] > 0
     # 7 intervals: 14 to invert; 3 shared, 4 in two branches
     assert report["evaluations"] == {"inversion": 14, "generation": 6 + 16}
     edited, protected = (
-        read_picture(tmp_path / name).rgb for name in ("out-edited.png", "out.png")
+        read_picture(tmp_path / name).rgb for name in ("out-unprotected.png", "out.png")
     )
     assert edited.shape == protected.shape == (1, 3, 64, 64) and not torch.equal(edited, protected)
 
@@ -156,7 +156,6 @@ def test_a_large_photo_keeps_every_pixel_outside_the_square(files: Path, tmp_pat
     assert main(arguments(files, photo, out, mask=str(mask), detector=detector, size="64")) == 0
     before, after = read_picture(photo).rgb, read_picture(out).rgb
     crop = crop_face(before, face_in_box(box), 64)
-    assert crop is not None
     left, top, right, bottom = crop.box
     change = (after - before).abs().amax((0, 1))
     inside = change[top:bottom, left:right].clone()
@@ -177,7 +176,7 @@ def test_one_face_or_all_of_them(
         assert main(given) == 0
         entries = json.loads(out.with_suffix(".json").read_text())["recognisers"]
         names[face] = {entry["name"] for entry in entries}
-        edited = read_picture(tmp_path / "out-edited.png").rgb
+        edited = read_picture(tmp_path / "out-unprotected.png").rgb
         moved = (read_picture(out).rgb - edited).abs().amax((0, 1))
         left, right = float(moved[24:44, 24:40].mean()), float(moved[24:40, 90:102].mean())
         # the decoder's normalisation carries a little of it to the other side
@@ -212,7 +211,7 @@ def test_recognisers_are_told_apart_and_read_as_asked(
         roles = {entry["name"]: entry["role"] for entry in entries}
         assert roles == {
             "mobilefacenet (one.safetensors)": "attacked",
-            "mobilefacenet (other.safetensors)": "not used in the optimisation",
+            "mobilefacenet (other.safetensors)": "held out",
         }
         results.add(out.read_bytes())
     assert len(results) == 3
@@ -238,9 +237,9 @@ def test_a_folder_of_pictures(files: Path, tmp_path: Path, capsys: pytest.Captur
     draw(folder / "b.png")
     (folder / "c.png").write_bytes(b"not a picture")
     mask = str(draw_mask(tmp_path / "mask.png"))
-    assert main(arguments(files, folder, out, mask=mask, steps="6")) == 1
+    assert main(arguments(files, folder, out, mask=mask, intervals="6")) == 1
     assert {path.name for path in out.iterdir()} == {
-        f"{stem}{end}" for stem in "ab" for end in (".png", "-edited.png", ".json")
+        f"{stem}{end}" for stem in "ab" for end in (".png", "-unprotected.png", ".json")
     }
     assert "c.png" in capsys.readouterr().err
 
@@ -285,7 +284,7 @@ def test_a_dry_run_writes_nothing_and_tells_the_cost(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     photo, out = draw(tmp_path / "me.png"), tmp_path / "out.png"
-    given = [a for a in arguments(files, photo, out, steps=None, preset="paper") if a != "7"]
+    given = [a for a in arguments(files, photo, out, intervals=None, preset="paper") if a != "7"]
     assert main([*given, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "108 a picture (inversion 50, generation 58)" in printed
@@ -301,7 +300,7 @@ BAD: dict[str, tuple[dict[str, str | None], str]] = {
     "identity": ({"identity": "nobody"}, "got 'nobody'"),
     "identity photo": ({"identity": "photo:missing.png"}, "missing.png"),
     "size": ({"size": "100"}, "got 100"),
-    "steps": ({"steps": "3"}, "got 3"),
+    "intervals": ({"intervals": "3"}, "got 3"),
     "box": ({"detector": "box:1,2"}, "box:1,2"),
     "model": ({"model": "nowhere"}, "nowhere"),
     "vgg": ({"vgg": "nothing.pth"}, "nothing.pth"),
@@ -360,7 +359,7 @@ def test_nan_in_the_network_stops_the_run(
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
 def test_ctrl_c_keeps_the_best_so_far(files: Path, tmp_path: Path) -> None:
     photo, out = draw(tmp_path / "me.png"), tmp_path / "out.png"
-    given = [a for a in arguments(files, photo, out, steps="60") if a != "--quiet"]
+    given = [a for a in arguments(files, photo, out, intervals="60") if a != "--quiet"]
     process = subprocess.Popen(
         [sys.executable, "-m", "fluxguard_core", *given],
         stderr=subprocess.PIPE,

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fluxguard_core.cli.report import register, shot_of
+from fluxguard_core.cli.report import register
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.evaluate.similarity import Shot
+from fluxguard_core.evaluate.surroundings import found_anew
 from fluxguard_core.mini.portrait_spec import random_spec, with_attributes
 from fluxguard_core.mini.renderer import render
 from fluxguard_core.pictures.files import write_png
@@ -62,7 +62,7 @@ def test_report_writes_the_page_and_the_numbers(
         str(folder / "edited.png"),
         "--second",
         str(folder / "edited.png"),
-        "--unused",
+        "--hold-out",
         "other",
         "-o",
         str(page),
@@ -91,8 +91,11 @@ def test_recognisers_count_as_attacked_unless_said_otherwise(folder: Path, tmp_p
 
 def test_bad_arguments_leave_no_file(folder: Path, tmp_path: Path) -> None:
     page = str(tmp_path / "r.html")
-    with pytest.raises(FluxGuardError, match="called 'nobody'; there are first, other"):
-        run(folder, "--unused", "nobody", "-o", page)
+    with pytest.raises(
+        FluxGuardError,
+        match="nobody is neither a file nor one of the recognisers given: first, other",
+    ):
+        run(folder, "--hold-out", "nobody", "-o", page)
     with pytest.raises(FluxGuardError, match="64x64 pixels, the original 128x128"):
         run(folder, "--edited", str(folder / "small.png"), "-o", page)
     assert list(tmp_path.iterdir()) == []
@@ -100,15 +103,20 @@ def test_bad_arguments_leave_no_file(folder: Path, tmp_path: Path) -> None:
 
 def test_a_face_hidden_from_the_detector_is_looked_for_where_it_was() -> None:
     image, points = torch.zeros(1, 3, 32, 32), torch.rand(5, 2) * 32
+    known = Face((0, 0, 8, 8), points + 1, 0.5)
 
     def finder(picture: Tensor) -> list[Face]:
         return [Face((0, 0, 8, 8), points, 1.0)] if picture.max() > 0 else []
 
-    found = shot_of(image + 1, finder)
-    assert found.landmarks is points
-    assert shot_of(image, finder, found).landmarks is points
-    assert shot_of(image, None).landmarks is None
+    assert found_anew(image + 1, known, finder).landmarks is points
+    assert found_anew(image, known, finder).landmarks is known.landmarks
+    assert found_anew(image + 1, known, None).landmarks is known.landmarks
+
+
+def test_no_face_is_told(folder: Path, tmp_path: Path) -> None:
+    wall = write_png(tmp_path / "wall.png", torch.full((1, 3, 128, 128), 0.5))
+    args = argparse.ArgumentParser()
+    register(args.add_subparsers())
+    given = args.parse_args(["report", str(wall), str(wall), "-o", str(tmp_path / "r.html")])
     with pytest.raises(FluxGuardError, match="No face"):
-        shot_of(image, finder)
-    with pytest.raises(FluxGuardError, match="No face"):
-        shot_of(image, finder, Shot(torch.zeros(1, 3, 9, 9), points))
+        given.run(given)

@@ -103,7 +103,7 @@ def test_the_headline_claims_no_more_than_was_measured(
 def test_the_detail_counts_and_names_the_worst_transform() -> None:
     results = [result("a", True, 0.9, 0.1, after=0.5), result("b", False, 0.9, 0.1, after=0.2)]
     detail = judge(results).detail
-    assert "Attacked: 1 of 1 lost" in detail and "Not used in the attack: 1 of 1 lost" in detail
+    assert "Attacked: 1 of 1 lost" in detail and "Held out: 1 of 1 lost" in detail
     assert "1 %" in detail and "1 of 2 checks match again, most after JPEG 50" in detail
     assert "All 1 checks" in judge(results[1:]).detail
 
@@ -115,7 +115,7 @@ def test_json_is_valid_and_carries_no_paths() -> None:
     assert data["model"] == "flux.safetensors" and data["settings"]["mask"] == "mask.png"
     assert data["protection"]["outside"] is None and data["protection"]["psnr"] == 37.5
     assert data["limits"] == list(HONESTY) and data["verdict"]["level"] == "attacked only"
-    assert data["recognisers"][1]["role"] == "not used in the optimisation"
+    assert data["recognisers"][1]["role"] == "held out"
     assert data["recognisers"][0]["withheld"] is True
     assert data["prompt"] == "a person with <red> lipstick & a hat"
 
@@ -193,7 +193,7 @@ def test_the_page_stands_alone_and_shows_everything(tmp_path: Path) -> None:
         with Image.open(io.BytesIO(base64.b64decode(data))) as image:
             assert image.size == (32, 24) and image.info == {}
     for phrase in (
-        "not used in the attack",
+        "held out",
         "JPEG 50",
         "threshold 0.400",
         "rendered strangers",
@@ -209,9 +209,7 @@ def test_the_page_stands_alone_and_shows_everything(tmp_path: Path) -> None:
     assert html.count('class="bar protected"') == 2
 
 
-def test_the_page_names_what_the_edit_was_compared_with() -> None:
-    measured = report(edit_against="the source through the autoencoder")
-    assert "Edited, against the source through the autoencoder" in render_html(measured, pictures())
+def test_the_page_says_what_the_edit_was_compared_with() -> None:
     assert "Edited, against the original" in render_html(report(), pictures())
 
 

@@ -55,7 +55,7 @@ def test_measure_marks_roles_and_keeps_the_baseline(portraits: tuple[Portrait, .
     ensemble = Ensemble((encoder("a"), encoder("b", 12)), (encoder("c", 16),))
     results = measure(ensemble, shot(source), shot(edit), shot(stranger))
     assert [r.name for r in results] == ["a", "b", "c"]
-    assert [r.role for r in results] == ["attacked"] * 2 + ["not used in the optimisation"]
+    assert [r.role for r in results] == ["attacked"] * 2 + ["held out"]
     for result, member in zip(results, ensemble.members, strict=True):
         expected = cosine(embed(member, shot(source)), embed(member, shot(edit)))
         assert result.edited == pytest.approx(expected, abs=0.01)

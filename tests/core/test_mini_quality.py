@@ -14,7 +14,7 @@ from pytest import CaptureFixture
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.evaluate.statistics import bootstrap_mean, clustered_mean, wilson
 from fluxguard_core.mini.models import miniature
-from fluxguard_core.pipelines.photo import Models
+from fluxguard_core.pipelines.models import Models
 from fluxguard_core.protect.presets import preset_named
 from training.mini import method_quality
 from training.mini.commands import main

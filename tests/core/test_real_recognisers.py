@@ -93,7 +93,7 @@ def test_the_classics_are_attacked_or_only_judge(tmp_path: Path) -> None:
     assert {name: entry["role"] for name, entry in entries.items()} == {
         "irse50": "attacked",
         "facenet": "attacked",
-        "mobile_face": "not used in the optimisation",
+        "mobile_face": "held out",
     }
     assert (
         entries["irse50"]["threshold"] == 0.241045 and entries["facenet"]["threshold"] == 0.409131
@@ -123,7 +123,7 @@ def test_ir152_and_an_onnx_recogniser_calibrated_by_the_user(
         entries, change = protect(tmp_path, "--recogniser", onnx, "--hold-out", ir152)
     assert {name: entry["role"] for name, entry in entries.items()} == {
         "recogniser": "attacked",
-        "ir152": "not used in the optimisation",
+        "ir152": "held out",
     }
     assert "own calibration: 46 pictures of 46 people" in entries["recogniser"]["source"]
     assert set(seen.sides) == {"GraphNetwork", "IRBackbone"}

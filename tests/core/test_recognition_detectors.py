@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fluxguard_core.cli.calibrate import parse_detector, pictures_of, register
+from fluxguard_core.cli.calibrate import pictures_of, register
+from fluxguard_core.cli.finding import parse_detector, parse_face
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.faces.detectors import (
     _yunet_finder,
@@ -115,10 +116,21 @@ def test_insightface_needs_a_pack_on_disk(tmp_path: Path) -> None:
         insightface_detector(tmp_path)
 
 
-def test_detector_names() -> None:
+def test_detectors_and_faces_have_one_grammar() -> None:
     assert parse_detector("frame") is None
-    with pytest.raises(FluxGuardError, match="yunet:FILE"):
-        parse_detector("dlib")
+    found = parse_detector("box:8,8,40,40;50,8,90,48")
+    assert found is not None and len(found(torch.zeros(3, 64, 96))) == 2
+    miniature = parse_detector("miniature")
+    assert miniature is not None and miniature(torch.full((3, 128, 128), 0.5)) == []
+    for wrong in ("dlib", "insightface", "box", "box:", "insightface:"):
+        with pytest.raises(FluxGuardError, match=r"yunet\[:FILE\].*got '"):
+            parse_detector(wrong)
+    with pytest.raises(FluxGuardError, match="box:1,2"):
+        parse_detector("box:1,2")
+    assert [parse_face(text) for text in ("largest", "all", "0", "12")] == ["largest", "all", 0, 12]
+    for wrong in ("-1", "first", "", "²"):
+        with pytest.raises(FluxGuardError, match="largest, all or a number"):
+            parse_face(wrong)
 
 
 def calibrate_arguments(*words: str) -> argparse.Namespace:

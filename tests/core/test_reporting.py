@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fluxguard_core.cli.report import shot_of
 from fluxguard_core.evaluate.similarity import second_shot
+from fluxguard_core.evaluate.surroundings import found_anew, surroundings
 from fluxguard_core.faces.detectors import face_in_box, typed_box
 from fluxguard_core.faces.face import Face
-from fluxguard_core.pipelines.report import _shot
 
 PICTURE = torch.zeros(1, 3, 64, 128)
 
@@ -25,10 +24,10 @@ def points(face: Face) -> Tensor:
 
 def test_the_protected_face_is_found_anew_among_others() -> None:
     known, moved, other = at(80), at(82), at(8, 40)
-    shot = _shot(lambda image: [other, moved], PICTURE, known)
+    shot = found_anew(PICTURE, known, lambda image: [other, moved])
     assert shot.landmarks is not None and torch.equal(shot.landmarks, points(moved))
     for found in ([other], []):  # it hides from the detector: a tracker still knows where it was
-        shot = _shot(lambda image, found=found: found, PICTURE, known)  # type: ignore[misc]
+        shot = found_anew(PICTURE, known, lambda image, found=found: found)  # type: ignore[misc]
         assert shot.landmarks is not None and torch.equal(shot.landmarks, points(known))
 
 
@@ -49,9 +48,13 @@ def test_a_second_photo_counts_only_with_its_face() -> None:
         assert shot is None and "was not compared" in left_out and reason in left_out
 
 
-def test_the_report_of_finished_pictures_finds_faces_anew() -> None:
-    before = shot_of(PICTURE, lambda image: [at(80)])
-    after = shot_of(PICTURE, lambda image: [at(82)], before)
-    assert after.landmarks is not None and torch.equal(after.landmarks, points(at(82)))
-    hidden = shot_of(PICTURE, lambda image: [], before)
-    assert hidden.landmarks is not None and torch.equal(hidden.landmarks, points(at(80)))
+def test_surroundings_lie_on_the_grid_of_recompression_and_inside_the_picture() -> None:
+    face = face_in_box((1003, 807, 1203, 1107))
+    left, top, right, bottom = surroundings(face, (3000, 4000))
+    assert (left, top) == (688, 496) and (right, bottom) == (1504, 1408)
+    assert surroundings(face, (1200, 1250)) == (688, 496, 1250, 1200)
+    assert surroundings(Face((1003, 807, 1203, 1107), None, 1.0), (1200, 1250)) == (
+        *(0, 0, 1250, 1200),
+    )
+    beyond = surroundings(face_in_box((-50, -60, 20, 10)), (64, 64))
+    assert beyond[0] == beyond[1] == 0 and beyond[2] <= 64 and beyond[3] <= 64

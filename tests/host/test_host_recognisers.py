@@ -107,7 +107,7 @@ def test_the_report_loads_every_recogniser_and_lists_it(server: Server) -> None:
     listed = {entry["name"]: (entry["role"], entry["threshold"]) for entry in entries}
     assert listed == {
         "b.pt": ("attacked", 0.409131),
-        "c.pth": ("not used in the optimisation", 0.301611),
+        "c.pth": ("held out", 0.301611),
     }
     assert all("Adv-Makeup" in entry["source"] for entry in entries)
     server.post("/free", {"unload_models": True, "free_memory": True})

@@ -13,24 +13,15 @@ from fluxguard_core.backends.geometry import FLUX
 from fluxguard_core.evaluate.baselines import at_equal_ssim, blurred, noisy
 from fluxguard_core.evaluate.quality import masked_psnr, ssim
 from fluxguard_core.evaluate.similarity import Recognition, Shot, measure
-from fluxguard_core.faces.face import choose
 from fluxguard_core.flow import Trajectory
 from fluxguard_core.mini.captions import caption, parse_caption
 from fluxguard_core.mini.faces import classify_attributes
-from fluxguard_core.mini.models import complete
 from fluxguard_core.mini.portrait_spec import PortraitSpec, with_attributes
 from fluxguard_core.mini.renderer import render
-from fluxguard_core.pipelines.photo import (
-    Job,
-    Models,
-    Outcome,
-    invert_portrait,
-    mask_from_words,
-    protect_portrait,
-    seeded,
-)
+from fluxguard_core.pipelines.models import Models
+from fluxguard_core.pipelines.photo import Wishes, protect_photo
+from fluxguard_core.pipelines.portrait import Job, Outcome, invert_portrait
 from fluxguard_core.protect.presets import Preset
-from fluxguard_core.recognition.identity import untargeted
 from fluxguard_core.regions import soft_mask
 
 from .method_rows import Row, append_row, read_rows, rounded, run_header
@@ -98,24 +89,20 @@ def _measured(
     words, before = EDITS[name]
     portrait = render(with_attributes(spec, **before))
     picture, source_prompt = portrait.image[None], caption(portrait.spec.attributes)
-    prompt = complete(source_prompt, words)
-    job = Job(
-        picture=picture,
-        source_prompt=source_prompt,
-        prompt=prompt,
-        mask=mask_from_words(models, picture, source_prompt, prompt),
-        face=choose(models.find_faces(picture[0]), "largest")[0],
-        identity=untargeted(),
-        preset=seeded(preset, index),
-    )
     if portrait.spec not in trajectories:
         trajectories[portrait.spec] = invert_portrait(models, picture, source_prompt, preset)
-    outcome = protect_portrait(models, job, trajectory=trajectories[portrait.spec])
-    return _row(models, job, outcome, index, name)
+    result = protect_photo(
+        models,
+        picture,
+        Wishes(prompt=words, source_prompt=source_prompt, preset=preset, seed=index),
+        measuring=None,
+        trajectory=trajectories[portrait.spec],
+    )
+    return _row(models, result.job, result.outcome, index, name)
 
 
 def _row(models: Models, job: Job, outcome: Outcome, index: int, name: str) -> Row:
-    edited, protected, plain = outcome.edited, outcome.protected, outcome.reconstruction
+    edited, protected, photo = outcome.edited, outcome.protected, job.picture
     areas = edit_areas(job.mask)
     joined = {area: torch.maximum(mask, outcome.region) for area, mask in areas.items()}
     closeness = ssim(protected, edited)
@@ -127,10 +114,10 @@ def _row(models: Models, job: Job, outcome: Outcome, index: int, name: str) -> R
         portrait=index,
         edit=name,
         hit=all(seen[key] == value for key, value in parse_caption(EDITS[name][0]).items()),
-        edit_outside={area: psnr_outside(edited, plain, mask) for area, mask in areas.items()},
+        edit_outside={area: psnr_outside(edited, photo, mask) for area, mask in areas.items()},
         edit_share={area: _share_outside(mask) for area, mask in areas.items()},
         protected_outside={
-            area: psnr_outside(protected, plain, mask) for area, mask in joined.items()
+            area: psnr_outside(protected, photo, mask) for area, mask in joined.items()
         },
         protected_share={area: _share_outside(mask) for area, mask in joined.items()},
         ssim=closeness,

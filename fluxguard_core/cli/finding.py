@@ -1,0 +1,72 @@
+"""Detectors and the choice of a face, in the same words for every command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import FluxGuardError
+from ..faces.detectors import insightface_detector, typed_box, yunet
+from ..faces.face import FaceChoice, FaceFinder
+from ..weights import load_manifest, require
+
+DETECTORS = (
+    "yunet[:FILE], insightface:DIR, miniature (drawn faces only), frame (the whole picture is the face), or "
+    "box:LEFT,TOP,RIGHT,BOTTOM in pixels, further boxes after a semicolon"
+)
+
+
+def add_detector(parser: Any, default: str) -> None:
+    """The option that says how faces are found; ``default`` in words."""
+    parser.add_argument("--detector", metavar="KIND", help=f"{DETECTORS} (default: {default})")
+
+
+def add_face(parser: Any) -> None:
+    """The option that says which faces are meant."""
+    parser.add_argument(
+        "--face",
+        default="largest",
+        metavar="WHICH",
+        help="largest (default), a number from 0 on in the detector's order, or all",
+    )
+
+
+def parse_detector(text: str) -> FaceFinder | None:
+    """A finder from its words; None for the whole frame."""
+    kind, _, rest = text.partition(":")
+    if text == "frame":
+        return None
+    if text == "miniature":
+        from ..mini import faces
+
+        finder: FaceFinder = faces.find_faces
+        return finder
+    if kind == "yunet":
+        return yunet(rest or require(load_manifest()["yunet"]))
+    if kind == "insightface" and rest:
+        return insightface_detector(rest)
+    if kind == "box" and rest:
+        return typed_box(*(_box(part) for part in rest.split(";")))
+    raise FluxGuardError(f"Expected ‹give detector› as {DETECTORS}; got '{text}'.")
+
+
+def parse_face(text: str) -> FaceChoice:
+    """Which faces: ``largest``, ``all`` or a number."""
+    if text == "largest":
+        return "largest"
+    if text == "all":
+        return "all"
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise FluxGuardError(
+        f"Expected ‹give face› as largest, all or a number from 0 on; got '{text}'."
+    )
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise FluxGuardError(
+            f"Expected ‹give detector› box:LEFT,TOP,RIGHT,BOTTOM in pixels, got 'box:{text}'."
+        ) from error
+    return left, top, right, bottom

@@ -1,0 +1,47 @@
+"""Everything a protection needs to know besides the photo and the wishes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..backends.flux import FluxStack
+from ..faces.face import FaceFinder
+from ..flow import Storage
+from ..protect.perceptual import PerceptualDistance
+from ..protect.presets import Preset
+from ..recognition.ensemble import Ensemble
+from ..regions import FaceParser
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """Everything a protection needs.
+
+    Args:
+        find_faces: where faces are in a photo of any size.
+        describe: a picture's caption, for models that have someone who can tell; else the user writes it.
+        complete: (source prompt, prompt) -> the full target prompt; where prompts need not be full.
+        size: side in pixels of the square that larger photos are worked on in.
+        guidance: the model's own best guidance for edits, which only the paper preset overrules; None takes
+            the preset's.
+    """
+
+    name: str
+    stack: FluxStack
+    ensemble: Ensemble
+    find_faces: FaceFinder
+    perceptual: PerceptualDistance
+    parse_face: FaceParser | None = None
+    describe: Callable[[Tensor], str] | None = None
+    complete: Callable[[str, str], str] | None = None
+    size: int = 512
+    storage: Storage = field(default_factory=Storage)
+    guidance: float | None = None
+
+    def guidance_of(self, preset: Preset) -> float:
+        """Guidance of the generation."""
+        own = None if preset.name == "paper" else self.guidance
+        return preset.guidance if own is None else own

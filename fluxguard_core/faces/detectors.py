@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FluxGuardError
+from ..weights.kinds import stand_in
 from ..weights.loading import load_tensors
 from .crops import box_of
 from .face import Face, FaceFinder
@@ -147,6 +148,22 @@ def _yunet_finder(detector: Any) -> FaceFinder:
     return find
 
 
+def _check_pack(pack: Path) -> None:
+    """FluxGuardError where a pack's folder holds no models, or pages and pointers in their place."""
+    files = sorted(pack.glob("*.onnx"))
+    if not files:
+        inner = next((p.parent for p in sorted(pack.glob("*/*.onnx"))), None)
+        raise FluxGuardError(
+            f"{pack} holds no .onnx files; expected the folder of an insightface pack such as "
+            "~/.insightface/models/buffalo_l.",
+            f"The pack lies one folder deeper: {inner}." if inner else "Download the pack first.",
+        )
+    for file in files:
+        found = "empty" if file.stat().st_size == 0 else stand_in(file)
+        if found:
+            raise FluxGuardError(f"{file} is {found}.", "Download the pack again, completely.")
+
+
 def insightface_detector(folder: str | Path, *, score: float = 0.5) -> FaceFinder:
     """insightface's detector (version 1.0 or later) from a folder of its model pack.
 
@@ -167,16 +184,18 @@ def insightface_detector(folder: str | Path, *, score: float = 0.5) -> FaceFinde
             'Run ‹install "insightface>=1.0"›.',
         )
     pack = Path(folder).expanduser()
-    if not any(pack.glob("*.onnx")):
-        raise FluxGuardError(
-            f"{pack} holds no .onnx files; expected the folder of an insightface pack such as "
-            "~/.insightface/models/buffalo_l.",
-            "Download the pack first.",
+    _check_pack(pack)
+    try:
+        analysis = FaceAnalysis(
+            name=str(pack), root=str(pack.parent.parent), allowed_modules=["detection"]
         )
-    analysis = FaceAnalysis(
-        name=str(pack), root=str(pack.parent.parent), allowed_modules=["detection"]
-    )
-    analysis.prepare(ctx_id=-1, det_thresh=score)
+        analysis.prepare(ctx_id=-1, det_thresh=score)
+    except Exception as error:  # insightface and onnxruntime raise whatever a file leads them to
+        reason = str(error).strip().splitlines() or ["it holds no detector, as det_10g.onnx is"]
+        raise FluxGuardError(
+            f"{pack} could not be opened as an insightface pack: {reason[0][:200].rstrip('.')}.",
+            "Download the pack again, completely; one with a detector is buffalo_l.",
+        ) from error
 
     def find(image: Tensor) -> list[Face]:
         array = (image.detach().float().clamp(0, 1) * 255).round().byte()

@@ -178,3 +178,22 @@ def test_calibrate_needs_pictures(tmp_path: Path) -> None:
         pictures_of(tmp_path)
     with pytest.raises(FluxGuardError, match="does not exist"):
         pictures_of(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+        (b"\x08\x06" + bytes(3000), "could not be opened as an insightface pack"),
+    ],
+)
+def test_a_pack_that_is_none_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    pytest.importorskip("insightface")
+    (tmp_path / "pack" / "inner").mkdir(parents=True)
+    (tmp_path / "pack" / "inner" / "det_10g.onnx").write_bytes(content)
+    with pytest.raises(FluxGuardError, match=words):
+        insightface_detector(tmp_path / "pack" / "inner")
+    with pytest.raises(FluxGuardError, match="one folder deeper"):
+        insightface_detector(tmp_path / "pack")

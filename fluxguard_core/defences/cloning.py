@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..faces.alignment import similarity_transform
@@ -19,6 +18,7 @@ from ..protect.optimisers import SignMomentum
 from ..protect.spaces import PixelSpace
 from ..protect.views import AlignedViews
 from ..recognition.ensemble import Ensemble, embed_fixed
+from ..resampling import bilinear
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class FaceGridSpace:
         pixels = torch.stack([x, y, torch.ones_like(x)], -1).to(points).reshape(1, -1, 3)
         where = (pixels @ matrix.transpose(1, 2) + 0.5) * (2 / self.grid) - 1
         where = where.reshape(-1, height, width, 2)
-        spread = F.grid_sample(variable, where, align_corners=False)
+        spread = bilinear(variable, where)
         covered = (where.abs().amax(-1, keepdim=True).movedim(-1, 1) <= 1).float()
         free = 1 - (covered.cumsum(0) - covered).clamp(max=1)
         return (spread * covered * free).sum(0, keepdim=True)

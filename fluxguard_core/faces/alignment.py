@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FluxGuardError
+from ..resampling import bilinear, shrink
 from .crops import Crop, as_crop, box_of
 
 
@@ -56,7 +57,7 @@ def _sample(image: Tensor, back: Tensor, positions: Tensor) -> Tensor:
     xy = points @ back.transpose(1, 2)
     half = xy.new_tensor([width / 2.0, height / 2.0])
     grid = ((xy + 0.5) / half - 1.0).reshape(-1, len(positions), len(positions), 2)
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return bilinear(image, grid)
 
 
 def _tent(size: int, positions: Tensor, half_width: Tensor) -> Tensor:
@@ -155,6 +156,6 @@ def whole_frame(image: Tensor, size: int | Crop) -> Tensor:
 
 def squashed(image: Tensor, side: int, *, antialias: bool) -> Tensor:
     """All of a picture [B,3,H,W] at [B,3,side,side], whatever its shape."""
-    return F.interpolate(
-        image, (side, side), mode="bilinear", align_corners=False, antialias=antialias
-    )
+    if antialias:
+        return shrink(image, (side, side))
+    return F.interpolate(image, (side, side), mode="bilinear", align_corners=False)

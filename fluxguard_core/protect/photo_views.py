@@ -12,6 +12,7 @@ from torch import Tensor
 from ..faces.alignment import align
 from ..faces.crops import Crop
 from ..regions.morphology import gaussian_blur
+from ..resampling import shrink
 from .views import View, jittered
 
 Disturb = Callable[[Tensor], Tensor]
@@ -72,5 +73,5 @@ def _grain(face: Tensor, seed: int) -> Tensor:
 
 def _smaller(face: Tensor, share: float) -> Tensor:
     side = face.shape[-1]
-    small = F.interpolate(face, (max(8, round(share * side)),) * 2, mode="bilinear", antialias=True)
+    small = shrink(face, (max(8, round(share * side)),) * 2)
     return F.interpolate(small, (side, side), mode="bilinear")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..faces.alignment import align, whole_frame
 from ..faces.crops import Crop
+from ..resampling import shrink
 
 # Picture [B, 3, H, W] in [0, 1] and a recogniser's crop, or a side S for ArcFace's -> faces [B, 3, S, S];
 # differentiable.
@@ -100,7 +101,7 @@ def shrunk(picture: Tensor, factor: float) -> Tensor:
     """Resize to ``factor`` of the size and back, antialiased."""
     height, width = picture.shape[-2:]
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
-    small = F.interpolate(picture, size, mode="bilinear", antialias=True)
+    small = shrink(picture, size)
     return F.interpolate(small, (height, width), mode="bilinear")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TIERS = (
-    {"errors", "worlds", "devices"},
+    {"errors", "worlds", "devices", "resampling"},
     {"flow", "faces", "weights", "pictures"},
     {"recognition", "regions", "backends"},
     {"protect", "evaluate"},

@@ -1,0 +1,123 @@
+"""Devices that lack something: the same numbers by other operations, and none of the operations that they lack."""
+
+from __future__ import annotations
+
+import kornia.filters  # noqa: F401  (ahead of the recordings, for importing it computes)
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fluxguard_core import devices
+from fluxguard_core.faces.alignment import align
+from fluxguard_core.protect.engine import Draw
+from fluxguard_core.protect.gradients import gradients
+from fluxguard_core.protect.identity import identity_term
+from fluxguard_core.protect.views import AlignedViews, blurred, jpeg, noisy, shrunk
+from fluxguard_core.recognition import untargeted
+from fluxguard_core.resampling import bilinear, shrink
+
+from .golden import relative_error
+from .tiny import landmarks, tiny_ensemble
+
+
+@pytest.fixture
+def a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands for a device that lacks everything that some device lacks."""
+    monkeypatch.setitem(devices._TABLE, "cpu", devices.abilities("mps"))
+
+
+class Ops(TorchDispatchMode):
+    """Names of all operations, and the number formats that they made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.formats: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        made = func(*args, **(kwargs or {}))
+        self.names.add(func.overloadpacket.__name__)
+        self.formats |= {
+            t.dtype for t in (made if isinstance(made, tuple) else (made,)) if isinstance(t, Tensor)
+        }
+        return made
+
+
+def value_and_slopes(made: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
+    torch.manual_seed(7)
+    return (made, *torch.autograd.grad((made * torch.randn_like(made)).sum(), of))
+
+
+def both(compute, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, ...]]:  # type: ignore[no-untyped-def]
+    plain = compute()
+    with monkeypatch.context() as patch:
+        patch.setitem(devices._TABLE, "cpu", devices.abilities("mps"))
+        return [plain, compute()]
+
+
+def test_bilinear_reading_and_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    image = torch.rand(2, 3, 9, 13, requires_grad=True)
+    grid = (torch.rand(2, 5, 7, 2) * 2.6 - 1.3).requires_grad_(True)  # some of it outside
+    ours, theirs = both(lambda: value_and_slopes(bilinear(image, grid), image, grid), monkeypatch)
+    assert all(relative_error(a, b) < 1e-5 for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("size", [(5, 7), (9, 13), (8, 30), (1, 1)])
+def test_antialiased_resizing_and_its_gradient(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.rand(2, 3, 9, 13, requires_grad=True)
+    plain = F.interpolate(image, size, mode="bilinear", antialias=True)
+    ours, theirs = both(lambda: value_and_slopes(shrink(image, size), image), monkeypatch)
+    assert torch.equal(plain, ours[0])
+    assert all(relative_error(a, b) < 1e-5 for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_step_meets_nothing_that_a_mac_lacks(a_mac: None) -> None:
+    """Every view, its recognisers and the way back; the same on a device that has all is not so."""
+    names, formats = step()
+    lacking = {"grid_sampler_2d", "_upsample_bilinear2d_aa"}
+    assert not {name for name in names if name.removesuffix("_backward") in lacking}
+    assert torch.float64 not in formats and torch.float8_e4m3fn not in formats
+
+
+def test_elsewhere_the_step_takes_the_kernels() -> None:
+    names, _ = step()
+    assert {"grid_sampler_2d_backward", "_upsample_bilinear2d_aa_backward"} <= names
+
+
+def step() -> tuple[set[str], set[torch.dtype]]:
+    picture, points = torch.rand(1, 3, 64, 64), landmarks()
+    term = identity_term(tiny_ensemble(), untargeted(), picture, AlignedViews(points).plain)
+    sharing = [
+        lambda p: shrunk(p, 0.5),
+        lambda p: blurred(p, 0.7),
+        lambda p: jpeg(p, 60),
+        lambda p: noisy(p, 0.02, 3),
+    ]
+    views = [AlignedViews(points).plain]
+    views += [lambda p, crop, share=share: align(share(p), points, crop) for share in sharing]
+    with Ops() as ops, gradients():
+        x = picture.clone().requires_grad_(True)
+        loss = term(x, Draw(views, torch.Generator())).loss.sum()
+        assert torch.autograd.grad(loss, x)[0].abs().sum() > 0
+    return ops.names, ops.formats
+
+
+def test_random_numbers_come_from_the_cpu_whatever_the_device() -> None:
+    """Views drawn with one seed are the same on every device."""
+    drawn = [
+        AlignedViews(landmarks(), random=4)(torch.Generator().manual_seed(3)) for _ in range(2)
+    ]
+    picture = torch.rand(1, 3, 64, 64)
+    for one, other in zip(*drawn, strict=True):
+        assert torch.equal(one(picture, 112), other(picture, 112))
+    assert torch.Generator().device.type == "cpu"
+
+
+def test_an_unknown_device_is_taken_to_lack_what_some_lack() -> None:
+    assert devices.abilities("vulkan") == devices.abilities("mps")
+    assert devices.abilities("cuda:1").asynchronous and not devices.abilities("xpu").float64

@@ -129,9 +129,11 @@ def _protected(
     prepared = prepare(
         wishes, decoder, samples / unit, picture, located, lambda z: z * unit, progress, 0
     )
-    host.load_together(prepared.networks, prepared.working_bytes)
     result = protect_latent(
-        samples / unit, prepared.refiner, rounds=wishes.preset.attacked, window=prepared.window
+        samples / unit,
+        prepared.turns.refining(prepared.refiner),
+        rounds=wishes.preset.attacked,
+        window=prepared.window,
     )
     return _Alone(result.protected * unit, prepared.region, prepared.seen, result.log)
 

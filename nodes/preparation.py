@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -31,7 +31,7 @@ from .wires import latent_mask
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A refiner ready to run, and what the host has to load for it.
+    """A refiner ready to run, and its turns on the card.
 
     Args:
         region: where it will act [1 or B, H, W], and ``seen`` the pictures lit there [B, 3, H, W].
@@ -42,8 +42,7 @@ class Prepared:
     window: Window | None
     region: Tensor
     seen: Tensor
-    networks: Sequence[torch.nn.Module]
-    working_bytes: int
+    turns: host.Turns
     first: int
     iterates: int
     faceless: tuple[int, ...]
@@ -137,11 +136,49 @@ def prepare(
         acted[list(located.faceless)] = 0
         window = replace(window or Window(0, grid[0], 0, grid[1]), pictures=located.pictures)
     worked_on = source if window is None else window.crop(source)
-    need = decoder.bytes_needed(to_samples(worked_on).shape)
+    faces = len(located.points) or len(worked_on)
+    need = _working_bytes(
+        wishes, refiner, decoder, tiny, to_samples(worked_on).shape, faces, network
+    )
+    turns = host.Turns(networks, need)
     seen = picture.cpu() * (0.25 + 0.75 * acted[:, None])
     return Prepared(
-        refiner, window, acted, seen, networks, need, first, iterates_of(preset), located.faceless
+        refiner, window, acted, seen, turns, first, iterates_of(preset), located.faceless
     )
+
+
+def _working_bytes(
+    wishes: Wishes,
+    refiner: Refiner,
+    decoder: host.PictureDecoder,
+    tiny: host.PictureDecoder | None,
+    shape: torch.Size,
+    faces: int,
+    perceptual: torch.nn.Module | None,
+) -> Callable[[], int]:
+    """What a refinement works with, at the moment of asking: decoders, recognisers, the perceptual network.
+
+    Args:
+        shape: of the latents that are decoded.
+        faces: how many the recognisers see in each view.
+    """
+    pictures = (shape[0], 3, FLUX.pixels * shape[-2], FLUX.pixels * shape[-1])
+    views = faces * (1 + wishes.preset.random_views)
+    looking = sum(
+        host.activation_bytes(encoder.network, (views, 3, encoder.size, encoder.size))
+        for encoder in wishes.ensemble.attacked
+    )
+    if perceptual is not None:
+        looking += host.activation_bytes(perceptual, pictures)
+
+    def need() -> int:
+        if tiny is None or refiner.check is None or refiner.decode is refiner.check:
+            return decoder.bytes_needed(shape) + looking
+        # The full decoder only checks, when the gradient's memory is free again.
+        checking = decoder.bytes_needed(shape, gradients=False)
+        return max(tiny.bytes_needed(shape) + looking, checking)
+
+    return need
 
 
 @lru_cache(maxsize=1)
@@ -157,7 +194,7 @@ def _perceptual(
     path = folders.installed("vgg19")
     if choice == "vgg19" or (choice == "auto" and path is not None):
         network = _vgg19(str(path or folders.required("vgg19")))
-        return feature_distance(network), network
+        return feature_distance(host.on_its_device(network)), network
     for candidate in (decoder, tiny):
         features = None if candidate is None else candidate.features()
         if features is not None:

@@ -17,6 +17,7 @@ from .preparation import Prepared, iterates_of, look, prepare, whereabouts
 from .protection_inputs import Wishes, protection_inputs, wishes_of
 from .protection_report import heading, passing, told, warned
 from .wires import AS_INVERTED, CATEGORY, TrajectoryWire, shown, to_image
+from .words import NODES
 
 
 class LatentRefiner(Node):
@@ -80,6 +81,12 @@ class LatentRefiner(Node):
         prepared, result = _edited_and_protected(model, positive, trajectory, wishes)
         patches = ", ".join(host.edit_patches(model)) or "none (a plain generation)"
         edited = host.to_latent(model, result.edited)
+        if prepared.turns.failure is not None:
+            # The edit is worth having; an unprotected picture under the name of a protected one is not.
+            failed = prepared.turns.failure.told(NODES)
+            return io.NodeOutput(
+                host.blocked(failed), edited, host.blocked(failed), f"NOT PROTECTED. {failed}"
+            )
         protected = host.to_latent(model, result.protected)
         report = "\n".join(
             [
@@ -116,13 +123,13 @@ def _edited_and_protected(
     solver: SolverName = options.solver or solver_named(trajectory.solver).name
     branches = torch.Size((2 * trajectory.source.shape[0], *trajectory.source.shape[1:]))
     result = host.with_field(
-        host.with_models(model, prepared.networks, prepared.working_bytes),
+        prepared.turns.with_model(model),
         positive,
         lambda field: edit_and_protect(
             field,
             trajectory,
             (),
-            prepared.refiner,
+            prepared.turns.refining(prepared.refiner),
             attacked_intervals=preset.attacked,
             solver=solver,
             window=prepared.window,

@@ -6,7 +6,8 @@ after guidance.
 
 from __future__ import annotations
 
-from .decoders import PictureDecoder, picture_decoder
+from .decoders import PictureDecoder, on_its_device, picture_decoder
+from .estimate import activation_bytes
 from .field import HostField, with_field
 from .flux import (
     check_conditioning,
@@ -18,18 +19,23 @@ from .flux import (
     with_guidance,
 )
 from .guards import edit_patches
-from .networks import load_together, managed, with_models, working_device
-from .notices import notice, warn
+from .networks import load_together, managed, working_device
+from .notices import blocked, notice, warn
 from .patches import fuse_velocities, inject_values
 from .progress import Progress, latent_preview, ordinary_tensors, picture_preview
 from .record import record_storage
 from .sampling import TrajectoryNoise, flow_sampler
+from .turns import OutOfMemory, Turns
 
 __all__ = [
     "HostField",
+    "OutOfMemory",
     "PictureDecoder",
     "Progress",
     "TrajectoryNoise",
+    "Turns",
+    "activation_bytes",
+    "blocked",
     "check_conditioning",
     "edit_patches",
     "flow_sampler",
@@ -40,6 +46,7 @@ __all__ = [
     "load_together",
     "managed",
     "notice",
+    "on_its_device",
     "ordinary_tensors",
     "picture_decoder",
     "picture_latent",
@@ -51,6 +58,5 @@ __all__ = [
     "warn",
     "with_field",
     "with_guidance",
-    "with_models",
     "working_device",
 ]

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...fluxguard_core.errors import FluxGuardError
 from ...fluxguard_core.mini.models import FEATURE_SCALE
-from .networks import private_copy
+from .networks import managed, private_copy
 from .progress import ordinary_tensors
 
 _private: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
@@ -33,14 +33,14 @@ class PictureDecoder:
     module: nn.Module
 
     def __call__(self, samples: Tensor) -> Tensor:
-        decoded = self.module.decode(samples.to(self.vae.vae_dtype))
+        decoded = self.module.decode(samples.to(_device(self.module), self.vae.vae_dtype))
         # The host's own post-processing works in place; a clone keeps the graph whole.
-        return self.vae.process_output(decoded.float().clone())[:, :3]
+        return self.vae.process_output(decoded.float().clone())[:, :3].to(samples.device)
 
-    def bytes_needed(self, shape: Sequence[int]) -> int:
-        """Estimated working memory of a decode [B, C, h, w] with gradients, all pictures at once."""
+    def bytes_needed(self, shape: Sequence[int], *, gradients: bool = True) -> int:
+        """Estimated working memory of a decode [B, C, h, w], all pictures at once."""
         one = self.vae.memory_used_decode((1, *shape[1:]), self.vae.vae_dtype)
-        return int(_BACKWARD * shape[0] * one)
+        return int((_BACKWARD if gradients else 1) * shape[0] * one)
 
     def look(self, samples: Tensor) -> Tensor:
         """The same picture without gradients, by the host, which takes tiles where memory is short."""
@@ -61,9 +61,12 @@ class PictureDecoder:
         with ordinary_tensors():
             writers = [encoder[strided[1]], *(block.conv[-1] for block in trunk[strided[1] + 1 :])]
             used = sum(layer.weight.abs().flatten(1).amax(1) for layer in writers) > 0
-        return lambda picture: (
-            FEATURE_SCALE * trunk(picture.to(self.vae.vae_dtype)).float()[:, used]
-        )
+
+        def seen(picture: Tensor) -> Tensor:
+            found = trunk(picture.to(_device(trunk), self.vae.vae_dtype)).float()
+            return FEATURE_SCALE * found[:, used.to(found.device)].to(picture.device)
+
+        return seen
 
 
 def picture_decoder(vae: Any) -> PictureDecoder:
@@ -75,7 +78,18 @@ def picture_decoder(vae: Any) -> PictureDecoder:
     original = vae.first_stage_model
     if original not in _private:
         _private[original] = _recomputing(private_copy(original))
+        # Where the user's own decodes, which a node of several cards or a switch may have moved.
+        managed(_private[original], getattr(vae.patcher, "load_device", None))
     return PictureDecoder(vae, _private[original])
+
+
+def on_its_device(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A network that takes tensors from any device, computes where its weights lie and gives results back."""
+    return lambda given: network(given.to(_device(network))).to(given.device)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
 
 
 def _recomputing(module: nn.Module) -> nn.Module:

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management as memory
 import comfy.model_patcher
-import comfy.sampler_helpers
 import torch
-from comfy.patcher_extension import WrappersMP
 from torch import nn
 
-from .field import KEY
-from .flux import Model
 from .progress import ordinary_tensors
 
 _HANDLE = "fluxguard_handle"
@@ -92,12 +88,15 @@ class WholeNetwork(comfy.model_patcher.ModelPatcher):
         self.model.model_loaded_weight_memory = loaded
 
 
-def managed(network: nn.Module) -> Any:
-    """The host's handle on a network of ours, so that its memory is counted and taken back."""
+def managed(network: nn.Module, device: torch.device | None = None) -> Any:
+    """The host's handle on a network of ours, so that its memory is counted and taken back.
+
+    The first call decides where the network computes: on ``device``, or where the host does.
+    """
     if _HANDLE not in vars(network):
         handle = WholeNetwork(
             network,
-            load_device=memory.get_torch_device(),
+            load_device=memory.get_torch_device() if device is None else device,
             offload_device=memory.unet_offload_device(),
             size=memory.module_size(network),
         )
@@ -109,33 +108,6 @@ def managed(network: nn.Module) -> Any:
 def load_together(networks: Sequence[nn.Module], working_bytes: int = 0) -> None:
     """Bring networks to the device, with room to work."""
     memory.load_models_gpu([managed(n) for n in networks], memory_required=working_bytes)
-
-
-def with_models(model: Model, networks: Sequence[nn.Module], working_bytes: int) -> Model:
-    """A clone of MODEL whose sampling also loads these networks, with room for them to work."""
-    patched = model.clone()
-    patched.set_additional_models(KEY, [managed(network) for network in networks])
-
-    def prepare(
-        executor: Callable[..., Any],
-        sampled: Model,
-        shape: Any,
-        conds: Any,
-        *args: Any,
-        **options: Any,
-    ) -> Any:
-        prepared = executor(sampled, shape, conds, *args, **options)
-        # The host makes room for what MODEL itself needs; MODEL gives way to the rest.
-        most, least = comfy.sampler_helpers.estimate_memory(sampled, shape, conds)
-        memory.load_models_gpu(
-            [sampled, *prepared[2]],
-            memory_required=most + working_bytes,
-            minimum_memory_required=least + working_bytes,
-        )
-        return prepared
-
-    patched.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, prepare)
-    return patched
 
 
 def working_device() -> torch.device:

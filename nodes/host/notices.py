@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
@@ -25,3 +27,8 @@ def _tell(level: int, text: str) -> None:
     context, server = get_executing_context(), getattr(PromptServer, "instance", None)
     if context is not None and server is not None:
         server.send_progress_text(text, context.node_id, server.client_id)
+
+
+def blocked(text: str) -> Any:
+    """In place of an output that there is not: what hangs on it does not run, and the client is told why."""
+    return ExecutionBlocker(text)

@@ -12,9 +12,7 @@ import weakref
 
 import inside  # isort: skip; it makes the host and the pack importable
 import comfy.model_management as memory
-import comfy.sd
 import torch
-from portraits.fluxguard_core.mini.world import weights_path
 from portraits.fluxguard_core.protect.gradients import gradients
 from portraits.nodes import host as bridge
 from portraits.nodes.host import networks
@@ -92,40 +90,14 @@ def forgotten() -> None:
     found["kept decoders"] = sum(decoder() is not None for decoder in seen)
 
 
-def room() -> None:
-    """What the host is asked for while MODEL samples beside a decoder, and for a batch."""
-    asked = []
-    load = memory.load_models_gpu
-
-    def noted(models, memory_required=0, **options):
-        asked.append((len(models), memory_required))
-        return load(models, memory_required=memory_required, **options)
-
-    memory.load_models_gpu = noted
+def batch() -> None:
+    """What a decode of four pictures needs, for that of one."""
     with torch.inference_mode():
-        model = comfy.sd.load_diffusion_model(str(weights_path("flux")))
         decoder = bridge.picture_decoder(inside.miniature_vae())
         one, four = (decoder.bytes_needed((n, 16, 16, 16)) for n in (1, 4))
-        found["batch"] = four / one
-        words = torch.zeros(1, 24, 128), {"pooled_output": torch.zeros(1, 128), "guidance": 1.0}
-        z = torch.zeros(1, 16, 16, 16)
-
-        def run(needed: int) -> int:
-            asked.clear()
-            bridge.with_field(
-                bridge.with_models(model, [decoder.module], needed),
-                [list(words)],
-                lambda field: field(z, 0.5),
-                shape=z.shape,
-                sigmas=torch.tensor([1.0, 0.0]),
-                solver="euler",
-            )
-            return max(size for count, size in asked if count == 2)
-
-        found["room"] = (run(10**9) - run(0)) / 10**9
-    memory.load_models_gpu = load
+    found["batch"] = four / one
 
 
-for check in (moved, handles, forgotten, room):
+for check in (moved, handles, forgotten, batch):
     check()
 print(json.dumps(found))

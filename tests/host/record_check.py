@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 
+import inside  # isort: skip; it makes the host and the pack importable
 import comfy.model_management as memory
 import portraits.nodes.host.record as record
 import torch
@@ -16,6 +17,7 @@ from portraits.fluxguard_core import devices
 from portraits.fluxguard_core.flow import pinned
 
 MIB = 2**20
+assert inside.host
 found = {}
 locked, told = {}, []
 

@@ -43,3 +43,25 @@ def test_the_record_is_locked_within_the_hosts_budget(any_installation: Installa
         "refused": ("pinned", 0, 0, 1),
         "blocking": ("cpu", 0, 0, 0),
     }
+
+
+def test_model_and_refinement_have_the_card_by_turns(any_installation: Installation) -> None:
+    seen = found(any_installation, "turns_check.py")
+    model, ours = ["load", ["Flux"], False], ["load", ["TAESD"], True]
+    last, back = [ours, ["refine", False]], [["empty"], model]
+    # MODEL by itself, then the decoder with room to work; nothing is brought back after the last
+    assert seen["log"] == [model, ours, ["refine", True], *back, *last]
+    # where there was no room everything goes but what the refinement runs, and it is tried once more
+    again = [ours, ["no memory"], ["clear", ["TAESD"]], ["empty"], ["empty"], ours]
+    assert seen["log once"] == [model, *again, ["refine", True], *back, *last] and seen["once"]
+    # then no more, but the edit goes on to its end
+    assert seen["log twice"] == [model, *again, ["no memory"], *back]
+    failed, words = seen["twice"]
+    assert failed and "fewer random views" in words and "smaller picture" in words
+    assert seen["edit kept"] and seen["untouched"] == 0
+    assert seen["alone"] and seen["other errors"]
+    assert all(seen["needs"].values()), seen["needs"]
+    measured, counted = seen["activations"]
+    assert abs(measured - counted) < 0.02 * measured
+    # latents on cuda:1, networks on cuda:0
+    assert seen["devices"] == ["cuda:1"] * 4 and seen["differentiable"]

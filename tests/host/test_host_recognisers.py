@@ -117,11 +117,12 @@ def test_the_report_loads_every_recogniser_and_lists_it(server: Server) -> None:
     assert held == []
 
 
-def test_the_refiner_loads_recognisers_with_the_model(server: Server) -> None:
+def test_the_refiner_and_the_model_are_loaded_by_turns(server: Server) -> None:
     ask(server)
     seen = told(server, chosen("edit-and-protect", ["c.pth"], ["a.pth"]))
-    together = [request for request in seen["requests"] if "Flux" in request]
-    assert any("MobileFaceNet" in request for request in together)
+    with_model = [request for request in seen["requests"] if "Flux" in request]
+    assert with_model and not any("MobileFaceNet" in request for request in with_model)
+    assert any("MobileFaceNet" in request for request in seen["requests"])
     assert (
         set(seen["gradients"]) == {"MobileFaceNet"} and min(seen["gradients"]["MobileFaceNet"]) > 0
     )

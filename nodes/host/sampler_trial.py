@@ -8,6 +8,8 @@ appears was put there by the sampler. It costs a few operations on 4 x 4 pixels 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +72,7 @@ class _Still:
 def _something_from_nothing(sampler: Any, model: _Still, noise: Tensor, sigmas: Tensor) -> bool:
     nothing = noise.new_zeros(1, noise.shape[1], _SIDE, _SIDE)
     options = {"model_options": {"transformer_options": {}}, "seed": 0}
-    devices = [noise.device] if noise.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):  # a draw of the trial must not shift the user's own
+    with _random_states_kept(noise.device):  # a draw of the trial must not shift the user's own
         try:
             made = sampler.sample(
                 model,
@@ -87,3 +88,18 @@ def _something_from_nothing(sampler: Any, model: _Still, noise: Tensor, sigmas: 
             logging.debug("FluxGuard could not try %s: %s", type(sampler).__name__, error)
             return False
     return bool(torch.nan_to_num(made).abs().max() > 1e-6)
+
+
+@contextmanager
+def _random_states_kept(device: torch.device) -> Iterator[None]:
+    """Leave the random states of the CPU and of a device as they were, on Macs and Arc too."""
+    kind = None if device.type == "cpu" else getattr(torch, device.type, None)
+    which = () if device.type == "mps" else (device,)  # there is only one
+    cpu = torch.get_rng_state()
+    own = kind.get_rng_state(*which) if hasattr(kind, "get_rng_state") else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        if own is not None and kind is not None:
+            kind.set_rng_state(own, *which)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import kornia.filters  # noqa: F401  (ahead of the recordings, for importing it computes)
 import pytest
 import torch
@@ -20,6 +24,8 @@ from fluxguard_core.resampling import bilinear, shrink
 
 from .golden import relative_error
 from .tiny import landmarks, tiny_ensemble
+
+TRIAL = Path(__file__).parents[2] / "nodes" / "host" / "sampler_trial.py"
 
 
 @pytest.fixture
@@ -121,3 +127,26 @@ def test_random_numbers_come_from_the_cpu_whatever_the_device() -> None:
 def test_an_unknown_device_is_taken_to_lack_what_some_lack() -> None:
     assert devices.abilities("vulkan") == devices.abilities("mps")
     assert devices.abilities("cuda:1").asynchronous and not devices.abilities("xpu").float64
+
+
+@pytest.mark.parametrize("kind", ["mps", "xpu", "cuda"])
+def test_a_trial_of_a_sampler_shifts_no_random_state(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the CPU or of the device; the file knows nothing of the host, so it is loaded by itself."""
+    spec = importlib.util.spec_from_file_location("trial", TRIAL)
+    assert spec is not None and spec.loader is not None
+    trial = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "trial", trial)
+    spec.loader.exec_module(trial)
+    state = [7]
+    monkeypatch.setattr(getattr(torch, kind), "get_rng_state", lambda *_: state[0])
+    monkeypatch.setattr(
+        getattr(torch, kind), "set_rng_state", lambda s, *_: state.__setitem__(0, s)
+    )
+    before = torch.get_rng_state()
+    with pytest.raises(ZeroDivisionError), trial._random_states_kept(torch.device(kind)):
+        torch.randn(3)
+        state[0] += 1
+        _ = 1 / 0
+    assert torch.equal(torch.get_rng_state(), before) and state == [7]

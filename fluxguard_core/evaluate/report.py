@@ -42,7 +42,8 @@ def without_folders(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_folders(item) for item in value]
     raise FluxGuardError(
-        f"A report holds numbers and words only, got {type(value).__name__}: pass its name instead."
+        f"A report holds numbers and words only, got {type(value).__name__}.",
+        "Pass its name instead.",
     )
 
 
@@ -79,7 +80,8 @@ class Pictures:
             if mask is not None and mask.shape[-2:] != self.source.shape[-2:]:
                 raise FluxGuardError(
                     f"The mask is {tuple(mask.shape[-2:])} and the pictures "
-                    f"{tuple(self.source.shape[-2:])} (height, width): give it at pixel size."
+                    f"{tuple(self.source.shape[-2:])} (height, width).",
+                    "Give it at pixel size.",
                 )
 
 

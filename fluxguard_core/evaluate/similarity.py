@@ -36,8 +36,8 @@ class Shot:
         image = self.image if self.image.ndim == 4 else self.image[None]
         if image.ndim != 4 or image.shape[:2] != (1, 3):
             raise FluxGuardError(
-                f"Expected one picture [3,H,W]; got {tuple(self.image.shape)}. Measure the "
-                "pictures of a batch one by one."
+                f"Expected one picture [3,H,W]; got {tuple(self.image.shape)}.",
+                "Measure the pictures of a batch one by one.",
             )
         return image
 
@@ -130,8 +130,8 @@ def cosine(a: Tensor, b: Tensor) -> float:
     value = float((a.float() * b.to(a).float()).sum())
     if not math.isfinite(value):
         raise FluxGuardError(
-            "A recogniser returned NaN or infinite values: its weights are damaged or its input is. "
-            "Check the file with ‹run models verify›."
+            "A recogniser returned NaN or infinite values: its weights are damaged or its input is.",
+            "Check the file with ‹run models verify›.",
         )
     return value
 

@@ -50,8 +50,9 @@ def choose(faces: Sequence[Face], which: FaceChoice) -> list[Face]:
     """
     if not faces:
         raise FluxGuardError(
-            "No face was found in the picture; expected at least one. Use a picture with a larger, "
-            "unobstructed face, another detector, or give a box by hand."
+            "No face was found in the picture; expected at least one.",
+            "Use a picture with a larger, "
+            "unobstructed face, another detector, or give a box by hand.",
         )
     if which == "all":
         return list(faces)
@@ -59,8 +60,8 @@ def choose(faces: Sequence[Face], which: FaceChoice) -> list[Face]:
         return [max(faces, key=lambda face: face.area)]
     if not isinstance(which, int) or not 0 <= which < len(faces):
         raise FluxGuardError(
-            f"Face {which!r} was asked for, but the picture has {len(faces)} (numbered from 0); "
-            'choose one of them, "largest" or "all".'
+            f"Face {which!r} was asked for, but the picture has {len(faces)} (numbered from 0).",
+            'Choose one of them, "largest" or "all".',
         )
     return [faces[which]]
 

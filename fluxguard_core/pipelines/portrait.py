@@ -149,8 +149,8 @@ def mask_from_words(models: Models, picture: Tensor, source_prompt: str, prompt:
     """
     if models.parse_face is None:
         raise FluxGuardError(
-            "This model has no face parser to turn words into a mask. Give the edit's area with --mask PNG "
-            "(white may change, same size as the photo)."
+            "This model has no face parser to turn words into a mask.",
+            "Give the edit's area with ‹give mask› (white may change, same size as the photo).",
         )
     found = text_mask(picture, prompt, models.parse_face, source=source_prompt)
     return grow(found, models.stack.geometry.pixels / 2)
@@ -221,8 +221,8 @@ def required_landmarks(face: Face) -> Tensor:
     """The five points [5, 2] of a face, or an error that says how to get them."""
     if face.landmarks is None:
         raise FluxGuardError(
-            "The face came as a box without landmarks, and alignment needs five points. Use a detector with "
-            "landmarks, or the paper preset, which needs none."
+            "The face came as a box without landmarks, and alignment needs five points.",
+            "Use a detector with landmarks, or the paper preset, which needs none.",
         )
     return face.landmarks
 

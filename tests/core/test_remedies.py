@@ -41,8 +41,8 @@ def worded_for_a_front_end(source: str) -> list[tuple[int, str]]:
     return [(line, text) for line, text in texts if FRONT_END.search(MARK.sub("", text))]
 
 
-# The command line itself, what says what a mark is, a style sheet, whose variables look like options, and the main job.
-ELSEWHERE = ("cli", "errors.py", "evaluate/style.py", "pipelines")
+# The command line itself, what says what a mark is, and a style sheet, whose variables look like options.
+ELSEWHERE = ("cli", "errors.py", "evaluate/style.py")
 
 
 def engine_files() -> list[Path]:

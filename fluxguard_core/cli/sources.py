@@ -27,7 +27,9 @@ from ..protect.perceptual import (
 from ..recognition.encoder import Colour, FaceEncoder
 from ..recognition.ensemble import Ensemble
 from ..recognition.loading import load_encoder
+from ..regions import FaceParser, bisenet_parser
 from ..weights import load_manifest, require
+from ..weights.where import find
 from .finding import add_detector, parse_detector
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -134,10 +136,18 @@ def _full(args: argparse.Namespace, device: str) -> Models:
         stack=stack,
         ensemble=_ensemble(args, device),
         find_faces=_detector(args),
+        parse_face=None if getattr(args, "mask", None) else face_parser(),
         perceptual=_perceptual(args, device),
         size=512,
         storage=Storage(place="pinned", format=args.cache_format),
     )
+
+
+def face_parser() -> FaceParser | None:
+    """BiSeNet where its file is on this machine: it turns a prompt into a mask on photos."""
+    entry = load_manifest()["bisenet"]
+    path = find(entry)
+    return None if path is None else bisenet_parser(path, expected=entry)
 
 
 def _stack(args: argparse.Namespace, device: str) -> FluxStack:

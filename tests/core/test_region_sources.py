@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fluxguard_core.cli.main import main
+from fluxguard_core.cli.sources import face_parser
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.mini.faces import parse_face
 from fluxguard_core.mini.judge import unsure_share, world_of
@@ -408,3 +409,17 @@ def test_the_miniatures_parser_finds_the_regions_of_people_it_has_not_seen() -> 
     figures = summary(overlaps(parse_face, 6))
     assert figures["mean"] >= 0.85
     assert min(figures["regions"][name]["iou"] for name in ("hair", "lips", "background")) > 0.8
+
+
+def test_protect_takes_the_parser_that_is_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLUXGUARD_MODELS", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    assert face_parser() is None
+    place = tmp_path / "facexlib" / "parsing_bisenet.pth"
+    place.parent.mkdir()
+    torch.save({"weight": torch.zeros(3)}, place)
+    with pytest.raises(FluxGuardError, match=r"models download bisenet"):
+        face_parser()

@@ -17,7 +17,8 @@ from .flux_keys import flux_to_diffusers, without_prefix
 from .geometry import geometry_of
 from .model_kinds import first_keys, require_autoencoder, require_transformer
 from .scaled import without_scales
-from .taesd import FLUX_SCALE, FLUX_SHIFT, is_taesd, load_autoencoder_state, with_other_half
+from .taesd import FLUX_SCALE, FLUX_SHIFT, is_taesd, load_autoencoder_state
+from .tiny_halves import with_other_half
 
 _NORM_GROUPS = 32
 

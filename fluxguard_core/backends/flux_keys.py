@@ -6,7 +6,7 @@ The shapes decide the configuration; nothing is fetched. diffusers' own converte
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -68,9 +68,9 @@ _FAMILIES: tuple[tuple[str, str, dict[str, str], dict[str, tuple[str, ...]]], ..
 _SWAPPED_HALVES = "norm_out.linear"  # shift, scale there; scale, shift here
 
 
-def is_bfl_flux(state: Mapping[str, Tensor]) -> bool:
+def is_bfl_flux(names: Iterable[str]) -> bool:
     """True when the keys are Black Forest Labs' FLUX names (with or without a wrapper prefix)."""
-    return any(re.search(r"(^|\.)double_blocks\.0\.img_attn\.qkv\.weight$", key) for key in state)
+    return any(re.search(r"(^|\.)double_blocks\.0\.img_attn\.qkv\.weight$", key) for key in names)
 
 
 def flux_to_diffusers(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], StateDict]:

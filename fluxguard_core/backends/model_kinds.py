@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import FluxGuardError
 from ..weights.safetensors_file import Contents
+from .flux_keys import is_bfl_flux
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -16,7 +17,6 @@ _CHOOSE = "Choose FLUX.1 dev, schnell or a finetune of them."
 _QUANTISED = (
     "Choose the bf16 or fp8 version; in ComfyUI, the nodes take this file through its own loader."
 )
-_QKV = r"(^|\.)double_blocks\.0\.img_attn\.qkv\.weight$"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ _AUTOENCODERS = (
         "Give the whole folder with ‹give model›, or FLUX.1's ae.safetensors.",
     ),
     _Kind(
-        _has(_QKV), "a FLUX transformer", "Give it as ‹give transformer›, and ae.safetensors here."
+        is_bfl_flux, "a FLUX transformer", "Give it as ‹give transformer›, and ae.safetensors here."
     ),
     _Kind(
         _has(r"^(encoder\.block\.0\.layer\.0\.SelfAttention|shared\.weight|text_model\.encoder\.)"),
@@ -128,7 +128,7 @@ def require_transformer(contents: Contents, name: str) -> None:
             "not give it.",
             _CHOOSE,
         )
-    if not _has(_QKV)(contents.shapes):
+    if not is_bfl_flux(contents.shapes):
         raise FluxGuardError(
             f"{name} is not a FLUX.1 transformer in Black Forest Labs key names (it starts with "
             f"{first_keys(contents.shapes)}).",
@@ -138,7 +138,7 @@ def require_transformer(contents: Contents, name: str) -> None:
 
 def _transformers(shapes: Shapes) -> tuple[_Kind, ...]:
     """All-in-one checkpoints hold an autoencoder and text encoders beside a FLUX transformer."""
-    return _TRANSFORMERS[:5] if _has(_QKV)(shapes) else _TRANSFORMERS
+    return _TRANSFORMERS[:5] if is_bfl_flux(shapes) else _TRANSFORMERS
 
 
 def require_autoencoder(contents: Contents, name: str) -> None:

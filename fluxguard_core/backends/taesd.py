@@ -10,14 +10,12 @@ drops them again. Layout: Ollin Boer Bohan's TAESD; 16 latent channels as in its
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import FluxGuardError
-from ..weights.loading import load_tensors
 from .geometry import FLUX
 
 FLUX_SCALE = 0.3611
@@ -129,42 +127,6 @@ def _with_pools(autoencoder: AutoencoderTiny, state: Mapping[str, Tensor]) -> bo
         if index < len(layers) and _is_block(layers[index]):
             layers[index] = PooledBlock(layers[index], WIDTH)
     return bool(found)
-
-
-def with_other_half(state: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:
-    """A tiny autoencoder in two files, NAME_encoder and NAME_decoder, as one; other states as they are.
-
-    Raises:
-        FluxGuardError: the other half does not lie beside this one.
-    """
-    half = _half(state)
-    if half is None:
-        return state
-    other = "decoder" if half == "encoder" else "encoder"
-    companion = path.with_name(path.name.replace(half, other))
-    if companion == path or not companion.is_file():
-        raise FluxGuardError(
-            f"{path.name} is only the {half} of a tiny autoencoder, and its {other} {companion.name} does not lie "
-            "beside it.",
-            "Put both into one folder, named alike but for encoder and decoder.",
-        )
-    rest = load_tensors(companion)[0]
-    if _half(rest) != other:
-        raise FluxGuardError(
-            f"{companion.name} is not the {other} that {path.name} needs.", "Fetch both again."
-        )
-    halves = {half: state, other: rest}
-    return {f"taesd_{name}.{key}": value for name in halves for key, value in halves[name].items()}
-
-
-def _half(state: Mapping[str, Tensor]) -> str | None:
-    """Which half bare TAESD names are of: an encoder begins with a picture, a decoder with its clamp."""
-    first = state.get("0.weight")
-    if first is not None and tuple(first.shape) == (WIDTH, 3, 3, 3):
-        return "encoder"
-    second = state.get("1.weight")
-    entrance = first is None and second is not None and second.ndim == 4
-    return "decoder" if entrance and "3.conv.0.weight" in state else None
 
 
 def _is_block(layer: nn.Module) -> bool:

@@ -51,8 +51,8 @@ for (const [name, workflow] of Object.entries(workflows)) {
       node.has_errors = false;
       node.strokeStyles = {};
     }
-    const framed = graph.groups.length ? graph.groups : graph.nodes;
-    const boxes = framed.map((item) => item._bounding ?? [...item.pos, ...item.size]);
+    const boxes = [...graph.nodes, ...graph.groups].map((item) => [...(item.boundingRect ?? item._bounding)]);
+    for (const point of graph.reroutes.values()) boxes.push([...point.pos, 0, 0]);
     const left = Math.min(...boxes.map((box) => box[0])), top = Math.min(...boxes.map((box) => box[1]));
     const right = Math.max(...boxes.map((box) => box[0] + box[2])), bottom = Math.max(...boxes.map((box) => box[1] + box[3]));
     const scale = Math.min(1780 / (right - left), 860 / (bottom - top));
@@ -63,6 +63,52 @@ for (const [name, workflow] of Object.entries(workflows)) {
   });
   await page.waitForTimeout(900);
   await page.screenshot({ path: `${out}/${name}.png` });
+  // As large as a person reads it, from the graph's upper left corner.
+  await page.evaluate(() => {
+    const { graph, canvas } = window.app;
+    const boxes = [...graph.nodes, ...graph.groups].map((item) => [...(item.boundingRect ?? item._bounding)]);
+    canvas.ds.scale = 1;
+    canvas.ds.offset[0] = -Math.min(...boxes.map((box) => box[0])) + 80;
+    canvas.ds.offset[1] = -Math.min(...boxes.map((box) => box[1])) + 90;
+    canvas.setDirty(true, true);
+  });
+  await page.waitForTimeout(700);
+  await page.screenshot({ path: `${out}/${name}-100.png` });
+  results[name].geometry = await page.evaluate(measured);
+}
+
+// Where everything really lies on the canvas, and how far each link runs under nodes that are not its own.
+function measured() {
+  const { graph, canvas } = window.app;
+  const box = (item) => [...(item.boundingRect ?? item._bounding)].map(Math.round);
+  const nodes = graph.nodes.map((node) => ({ id: node.id, type: node.type, box: box(node) }));
+  const groups = graph.groups.map((group) => ({ title: group.title, box: box(group) }));
+  const context = document.createElement("canvas").getContext("2d");
+  context.lineWidth = 3;
+  const STEP = 4;
+  const under = [];
+  for (const link of graph.links.values()) {
+    const segments = [link, ...(link.parentId === undefined ? [] : reroutes(link))];
+    for (const node of graph.nodes) {
+      if (node.id === link.origin_id || node.id === link.target_id) continue;
+      const [left, top, width, height] = node.boundingRect;
+      // Along both axes: how many steps of the body have the link somewhere in them.
+      const columns = new Set(), rows = new Set();
+      for (const segment of segments) {
+        if (!segment.path) continue;
+        for (let x = left + 2; x < left + width; x += STEP) for (let y = top + 2; y < top + height; y += STEP)
+          if (context.isPointInStroke(segment.path, x, y)) { columns.add(x); rows.add(y); }
+      }
+      const length = Math.round(STEP * Math.hypot(columns.size, rows.size));
+      if (length) under.push({ link: link.id, node: node.id, from: link.origin_id, to: link.target_id, length });
+    }
+  }
+  function reroutes(link) {
+    const found = [];
+    for (let at = graph.reroutes.get(link.parentId); at; at = graph.reroutes.get(at.parentId)) found.push(at);
+    return found;
+  }
+  return { nodes, groups, under, area: [canvas.canvas.width, canvas.canvas.height] };
 }
 
 if (runName) {

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..host.server import PACK, Server, host_path, host_python, running
 from .wired import SEED, wired
 
 WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+COMPACT = ("1-start-here", "mini-1-start-here")
 BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 # Widgets with which a fresh installation without models answers otherwise.
 _EXPORT = Path(__file__).with_name("export.mjs")
@@ -136,6 +138,67 @@ def test_the_api_copy_agrees(seen: dict[str, Any], path: Path) -> None:
     """What the front end would queue is what workflows/api holds."""
     copy = json.loads((path.parent / "api" / path.name).read_text("utf-8"))
     assert seen["results"][path.stem]["output"] == copy
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_no_node_covers_another(seen: dict[str, Any], path: Path) -> None:
+    """As the front end really draws them, which makes a node as high as its widgets need."""
+    nodes = seen["results"][path.stem]["geometry"]["nodes"]
+    assert len(nodes) > 1
+    for one, other in combinations(nodes, 2):
+        assert not _overlap(one["box"], other["box"]), f"{one['type']} and {other['type']}"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_no_link_runs_under_a_third_node(seen: dict[str, Any], path: Path) -> None:
+    """No further than it takes to pass a corner."""
+    under = seen["results"][path.stem]["geometry"]["under"]
+    assert not [crossing for crossing in under if crossing["length"] > 40]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_node_lies_in_one_group(seen: dict[str, Any], path: Path) -> None:
+    geometry = seen["results"][path.stem]["geometry"]
+    for node in geometry["nodes"]:
+        holding = [group for group in geometry["groups"] if _holds(group["box"], node["box"])]
+        assert len(holding) == 1, node["type"]
+    for one, other in combinations(geometry["groups"], 2):
+        assert not _overlap(one["box"], other["box"])
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_links_run_from_left_to_right(seen: dict[str, Any], path: Path) -> None:
+    """Or down, to the node that shows a result."""
+    where = {node["id"]: node["box"] for node in seen["results"][path.stem]["geometry"]["nodes"]}
+    for _, origin, _, target, _, _ in json.loads(path.read_text("utf-8"))["links"]:
+        from_box, to_box = where[origin], where[target]
+        below = from_box[0] == to_box[0] and from_box[1] < to_box[1]
+        assert from_box[0] + from_box[2] <= to_box[0] or below
+
+
+@pytest.mark.parametrize("name", COMPACT)
+def test_the_compact_graphs_fit_a_screen_at_full_size(seen: dict[str, Any], name: str) -> None:
+    """1900 x 1000 pixels less the front end's own bars: nothing has to be scaled down to be read."""
+    geometry = seen["results"][name]["geometry"]
+    boxes = [entry["box"] for entry in (*geometry["nodes"], *geometry["groups"])]
+    width = max(x + w for x, _, w, _ in boxes) - min(x for x, *_ in boxes)
+    height = max(y + h for _, y, _, h in boxes) - min(y for _, y, *_ in boxes)
+    assert width <= 1800 and height <= 880
+
+
+def _overlap(one: list[int], other: list[int]) -> bool:
+    return all(
+        one[axis] < other[axis] + other[axis + 2] and other[axis] < one[axis] + one[axis + 2]
+        for axis in (0, 1)
+    )
+
+
+def _holds(outer: list[int], inner: list[int]) -> bool:
+    return all(
+        outer[axis] <= inner[axis]
+        and inner[axis] + inner[axis + 2] <= outer[axis] + outer[axis + 2]
+        for axis in (0, 1)
+    )
 
 
 def test_the_template_dialog_lists_every_workflow(clicked: dict[str, Any]) -> None:

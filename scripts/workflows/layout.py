@@ -18,6 +18,7 @@ BETWEEN = 26  # between nodes, besides the title bar
 HEAD = 60  # of a frame, for its title
 LANE = 22  # between lanes
 TOP = 0
+COLOURS = ("#3f789e", "#8A8", "#b06634", "#a1309b", "#88A", "#3f789e")
 
 Node = dict[str, Any]
 
@@ -32,6 +33,8 @@ class Layout:
     below: dict[int, int] = field(default_factory=dict)  # node -> the one it stands under
     columns: list[list[int]] = field(default_factory=list)
     groups: list[dict[str, Any]] = field(default_factory=list)
+    gap: int = GAP
+    right: int = 0
 
     def node(self, number: int) -> Node:
         return self.nodes[number - 1]
@@ -50,15 +53,26 @@ def arrange(layout: Layout) -> None:
             for number in column:
                 node = layout.node(number)
                 node["pos"] = [x, y]
-                width, height = node["size"]
+                height = node["size"][1]
                 y += height + TITLE + BETWEEN
             widest = max(layout.node(number)["size"][0] for number in column)
             layout.columns.append(column)
             bottom = max(bottom, y - TITLE - BETWEEN)
-            x += widest + GAP
-        right = x - GAP
+            x += widest + layout.gap
+        right = x - layout.gap
         box = [left - FRAME, TOP - HEAD, right - left + 2 * FRAME, bottom - TOP + HEAD + FRAME]
-        layout.groups.append({"title": title, "bounding": box})
+        number = len(layout.groups)
+        layout.groups.append(
+            {
+                "id": number + 1,
+                "title": title,
+                "bounding": box,
+                "color": COLOURS[number % len(COLOURS)],
+                "font_size": 24,
+                "flags": {},
+            }
+        )
+        layout.right = right + FRAME
         x += FRAME
 
 
@@ -87,7 +101,7 @@ def lanes(layout: Layout) -> dict[str, Any]:
     parents: list[dict[str, int]] = []
     long: dict[tuple[int, int], list[list[Any]]] = {}
     for link in layout.links:
-        if layout.column_of(link[3]) - layout.column_of(link[1]) > 1:
+        if link[1] > 0 and layout.column_of(link[3]) - layout.column_of(link[1]) > 1:
             long.setdefault((link[1], link[2]), []).append(link)
     used_after: dict[int, int] = {}
     used_before: dict[int, int] = {}
@@ -106,12 +120,12 @@ def lanes(layout: Layout) -> dict[str, Any]:
         column = layout.column_of(origin)
         rank = used_after[column] = used_after.get(column, 0) + 1
         ids = [link[0] for link in links]
-        at = point(_right(layout, column) + 18 + 9 * rank, y, None, ids)
+        at = point(_right(layout, column) + 14 + 7 * rank, y, None, ids)
         for target in dict.fromkeys(layout.column_of(link[3]) for link in links):
             here = [link for link in links if layout.column_of(link[3]) == target]
             beyond = [link[0] for link in links if layout.column_of(link[3]) >= target]
             rank = used_before[target] = used_before.get(target, 0) + 1
-            at = point(_left(layout, target) - 18 - 9 * rank, y, at, beyond)
+            at = point(_left(layout, target) - 14 - 7 * rank, y, at, beyond)
             for link in here:
                 parents.append({"id": link[0], "parentId": at})
     return {"reroutes": points, "linkExtensions": parents} if points else {}

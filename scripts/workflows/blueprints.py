@@ -9,7 +9,6 @@ from .stages import (
     REAL_SOURCE,
     Stage,
     edit,
-    people,
     prompts,
     protected_face,
     refined,
@@ -103,21 +102,14 @@ def whole(
 def protect_face(schemas: dict[str, Any]) -> dict[str, Any]:
     """A picture and its VAE in, the protected picture out."""
     flow = Flow(schemas)
-    of = _sockets(flow, image="IMAGE", vae="VAE", faces="FLUXGUARD_FACES")
+    of = _sockets(flow, image="IMAGE", vae="VAE", faces="FLUXGUARD_FACES", ensemble="FR_ENSEMBLE")
     stage = Stage((SOCKET, ""), of["vae"], (SOCKET, ""), of["image"], of["faces"], False)
     flow.stage("Protect")
-    who = people(flow, stage)
-    pasted, protection = protected_face(flow, stage, who)
-    loader = _first(flow, "FluxGuard_FREnsembleLoader")
-    shown = [
-        (loader, "attacked"),
-        (loader, "held_out"),
-        (protection, "preset"),
-        (protection, "seed"),
-    ]
+    identity: Link = flow.node("FluxGuard_Identity", kind="untargeted"), "identity"
+    pasted, protection = protected_face(flow, stage, (of["ensemble"], identity))
+    shown = [(protection, "preset"), (protection, "seed")]
     about = "Protects the face in a finished picture against recognition; the rest of the picture stays as it is."
-    outputs = {"image": pasted, "ensemble": who[0]}
-    return definition(flow, "Protect face", about, outputs, shown)
+    return definition(flow, "Protect face", about, {"image": pasted}, shown)
 
 
 BLUEPRINTS = (edit_face, whole, protect_face)

@@ -68,9 +68,13 @@ class Flow:
         title: str | None = None,
         models: tuple[str, ...] = (),
         below: int | None = None,
+        shows: int | None = None,
         **values: Any,
     ) -> int:
-        """Add a node, under another one where it only shows it; widgets keep their defaults unless given."""
+        """Add a node, under another one where it only shows it; widgets keep their defaults unless given.
+
+        ``shows`` is the room in pixels for what it shows once it has run; None takes what is usual for its kind.
+        """
         inputs, widgets, extra = self._inputs(kind, links or {}, values)
         outputs = [
             {"name": name, "type": wire, "links": [], "slot_index": i}
@@ -80,7 +84,7 @@ class Flow:
         ]
         rows = max(sum("widget" not in entry for entry in inputs), len(outputs))
         height = 34 + 20 * rows + 24 * len(widgets) + extra
-        height += _SHOWS.get(kind, 0)
+        height += _SHOWS.get(kind, 0) if shows is None else shows
         properties: dict[str, Any] = {"Node name for S&R": kind}
         if models:
             properties["models"] = [_model(name) for name in models]

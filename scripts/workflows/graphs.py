@@ -9,6 +9,7 @@ from .blueprints import whole
 from .graph import Flow, Link
 from .stages import (
     Stage,
+    about_short,
     decoded,
     edit,
     light,
@@ -104,12 +105,12 @@ def many_prompts(flow: Flow, mini: bool) -> None:
 
 def start_here(flow: Flow, mini: bool) -> None:
     """The whole method as one node, small enough for a screen: what a newcomer opens first."""
-    flow.width, flow.gap = 275, 58
+    flow.width, flow.gap = 266, 72
     flow.stage("1 · Models")
     model, clip, vae = models(flow, mini)
     ensemble = recognisers(flow, mini)
     flow.stage("2 · Picture")
-    image, faces = picture(flow, mini)
+    image, faces = picture(flow, mini, meshes=False)
     flow.stage("3 · Edit and protect")
     stage = Stage(model, vae, clip, image, faces, mini)
     source, target, words = prompts(stage)
@@ -123,8 +124,10 @@ def start_here(flow: Flow, mini: bool) -> None:
             "faces": faces,
             "ensemble": ensemble,
         },
-        560,
+        470,
     )
+    if not mini:
+        flow.note(about_short(), 190, below=method)
     flow.stage("4 · Results")
     protected, edited = (method, "protected"), (method, "edited")
     flow.node(

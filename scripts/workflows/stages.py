@@ -37,6 +37,10 @@ _ABOUT_REAL = (
     "ComfyUI's Python, from its folder: `python custom_nodes/fluxguard/fluxguard_core models download {names}`. With "
     "`models list` it shows licences and sizes.\n\nFLUX.1-dev is not for commercial use."
 )
+_ABOUT_SHORT = (
+    "## Once\nFrom ComfyUI's folder, with its Python: `python custom_nodes/fluxguard/fluxguard_core models download "
+    "{names} yunet`. FLUX.1-dev and its encoders come through the front end; they are not for commercial use."
+)
 FETCHED = {
     "vgg19": "vgg19",
     "facexlib": "facexlib-irse50",
@@ -50,6 +54,11 @@ def about_real() -> str:
     entries = {key: load_manifest()[name] for key, name in FETCHED.items()}
     links = {key: f"[{entry.file}]({entry.url})" for key, entry in entries.items()}
     return _ABOUT_REAL.format(names=" ".join(FETCHED.values()), **links)
+
+
+def about_short() -> str:
+    """The same in few words."""
+    return _ABOUT_SHORT.format(names=" ".join(FETCHED.values()))
 
 
 def models(flow: Flow, mini: bool, *, flux: bool = True) -> tuple[Link, Link, Link]:
@@ -79,13 +88,17 @@ def models(flow: Flow, mini: bool, *, flux: bool = True) -> tuple[Link, Link, Li
     return model, clip, (vae, "VAE")
 
 
-def picture(flow: Flow, mini: bool, *, scaled: bool = True, count: int = 1) -> tuple[Link, Link]:
-    """IMAGE and FACES."""
+def picture(
+    flow: Flow, mini: bool, *, scaled: bool = True, meshes: bool = True, count: int = 1
+) -> tuple[Link, Link]:
+    """IMAGE and FACES, by the host's face meshes or by YuNet."""
     if mini:
         drawn = flow.node("FluxGuard_MiniPortrait", seed=MINI_SEED, count=count)
-        found = flow.node("FluxGuard_MiniFaceFinder", {"image": (drawn, "IMAGE")}, below=drawn)
+        finder, room = "FluxGuard_MiniFaceFinder", None if meshes else 130
+        found = flow.node(finder, {"image": (drawn, "IMAGE")}, below=drawn, shows=room)
         return (drawn, "IMAGE"), (found, "faces")
-    image: Link = flow.node("LoadImage", image="example.png"), "IMAGE"
+    loaded = flow.node("LoadImage", image="example.png", shows=None if meshes else 170)
+    image: Link = loaded, "IMAGE"
     if count > 1:
         second = flow.node(
             "LoadImage", image="example.png", title="Second picture, of the same size"
@@ -101,6 +114,10 @@ def picture(flow: Flow, mini: bool, *, scaled: bool = True, count: int = 1) -> t
             resolution_steps=16,
         )
         image = sized, "IMAGE"
+    if not meshes:
+        first = flow.below.get(image[0], image[0])
+        picker = flow.node("FluxGuard_FacePicker", {"image": image}, below=first, shows=100)
+        return image, (picker, "faces")
     loader = flow.node(
         "LoadMediaPipeFaceLandmarker",
         models=("mediapipe-face",),

@@ -84,22 +84,27 @@ function measured() {
   const nodes = graph.nodes.map((node) => ({ id: node.id, type: node.type, box: box(node) }));
   const groups = graph.groups.map((group) => ({ title: group.title, box: box(group) }));
   const context = document.createElement("canvas").getContext("2d");
-  context.lineWidth = 3;
-  const STEP = 4;
+  const FINE = 4, COARSE = 16;
   const under = [];
+  // The points of a body, `step` apart, that a path passes within half of `width`.
+  const touched = (path, [left, top, width, height], step, stroke) => {
+    const found = [];
+    context.lineWidth = stroke;
+    for (let x = left + 2; x < left + width; x += step) for (let y = top + 2; y < top + height; y += step)
+      if (context.isPointInStroke(path, x, y)) found.push([x, y]);
+    return found;
+  };
   for (const link of graph.links.values()) {
     const segments = [link, ...(link.parentId === undefined ? [] : reroutes(link))];
     for (const node of graph.nodes) {
       if (node.id === link.origin_id || node.id === link.target_id) continue;
-      const [left, top, width, height] = node.boundingRect;
       // Along both axes: how many steps of the body have the link somewhere in them.
       const columns = new Set(), rows = new Set();
-      for (const segment of segments) {
-        if (!segment.path) continue;
-        for (let x = left + 2; x < left + width; x += STEP) for (let y = top + 2; y < top + height; y += STEP)
-          if (context.isPointInStroke(segment.path, x, y)) { columns.add(x); rows.add(y); }
+      for (const { path } of segments) {
+        if (!path || !touched(path, node.boundingRect, COARSE, 2 * COARSE).length) continue;
+        for (const [x, y] of touched(path, node.boundingRect, FINE, 3)) { columns.add(x); rows.add(y); }
       }
-      const length = Math.round(STEP * Math.hypot(columns.size, rows.size));
+      const length = Math.round(FINE * Math.hypot(columns.size, rows.size));
       if (length) under.push({ link: link.id, node: node.id, from: link.origin_id, to: link.target_id, length });
     }
   }

@@ -244,6 +244,13 @@ def test_the_blueprint_edits(server: Server, seen: dict[str, Any]) -> None:
     assert float((before - after).abs()[..., :40, :].mean()) < 0.04
 
 
+def test_the_blueprint_edits_and_protects(server: Server, seen: dict[str, Any]) -> None:
+    """Edit and protect a face: the whole method as one node."""
+    before, after = run_blueprint(server, seen, "Edit and protect a face")
+    assert classify_attributes(after)[0]["lipstick"] == "red"
+    assert_protected(before, before, after)
+
+
 def test_the_blueprint_protects(server: Server, seen: dict[str, Any]) -> None:
     """Protect face: the attacked recognisers no longer match, and the corners keep their pixels."""
     before, after = run_blueprint(server, seen, "Protect face")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..host.landmarker import mesh_of, write_landmarker
 from ..host.server import PACK, Server
 
 SEED = 349
@@ -14,18 +13,23 @@ TARGET = "a person with long brown hair, wearing red lipstick, white clothes, pi
 # What is typed into the blueprint's own widgets, in their order.
 TYPED: dict[str, list[Any]] = {
     "Edit face with text": [SOURCE, TARGET, "red lipstick", 12],
-    "Protect face": [["mini-ir", "mini-irse", "mini-facenet"], ["mini-mobileface"], "default", 3],
+    "Edit and protect a face": [SOURCE, TARGET, "red lipstick", 12, 3],
+    "Protect face": ["default", 3],
 }
 _LOADERS: dict[str, tuple[str, list[Any]]] = {
     "model": ("UNETLoader", ["fluxguard-mini-flux.safetensors", "default"]),
     "clip": ("FluxGuard_LoadMiniTextEncoder", []),
     "vae": ("VAELoader", ["fluxguard-mini-vae.safetensors"]),
     "image": ("FluxGuard_MiniPortrait", [SEED, "fixed", 1, 128]),
+    "ensemble": (
+        "FluxGuard_MiniRecognisers",
+        [["mini-ir", "mini-irse", "mini-facenet"], ["mini-mobileface"], "equal"],
+    ),
 }
 
 
 def wired(server: Server, name: str) -> dict[str, Any]:
-    """A workflow: loaders of the miniature, the host's landmarker, one blueprint, Save Image."""
+    """A workflow: loaders of the miniature, its face finder, one blueprint, Save Image."""
     document = json.loads((PACK / "subgraphs" / f"{name}.json").read_text("utf-8"))
     (node,) = document["nodes"]
     nodes, links = [node], []
@@ -47,12 +51,8 @@ def wired(server: Server, name: str) -> dict[str, Any]:
     made = {label: add(*_LOADERS[label]) for label in _LOADERS if _has(node, label)}
     for label, origin in made.items():
         socket(label, origin)
-    model = add("LoadMediaPipeFaceLandmarker", [_landmarker(server)])
-    wires = {
-        "face_detection_model": [model, 0, "FACE_DETECTION_MODEL"],
-        "image": [made["image"], 0, "IMAGE"],
-    }
-    socket("face_landmarks", add("MediaPipeFaceLandmarker", ["short", 1, 0.5, "empty"], wires))
+    image = {"image": [made["image"], 0, "IMAGE"]}
+    socket("faces", add("FluxGuard_MiniFaceFinder", ["largest"], image))
     add("SaveImage", ["fluxguard/blueprint"], {"images": [1, 0, "IMAGE"]})
     return {
         **document,
@@ -81,12 +81,3 @@ def _node(number: int, kind: str, widgets: list[Any], inputs: list[Any]) -> dict
         "properties": {"Node name for S&R": kind},
         "widgets_values": widgets,
     }
-
-
-def _landmarker(server: Server) -> str:
-    from fluxguard_core.mini.portrait_spec import random_spec
-    from fluxguard_core.mini.renderer import render_batch
-
-    _, labels, points = render_batch([random_spec(SEED)])
-    folder = server.base / "models" / "detection"
-    return write_landmarker(folder, mesh_of(labels[0], points[0]), 128)

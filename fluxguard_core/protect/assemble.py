@@ -57,13 +57,14 @@ def assemble_refiner(
     """
     if landmarks is None and (preset.aligned or preset.face_only):
         raise FluxGuardError(
-            f"The {preset.name} preset needs to know where the face is. Give landmarks or a box, or choose the "
-            "paper preset, which looks at the whole picture."
+            f"The {preset.name} preset needs to know where the face is.",
+            "Give landmarks or a box, or choose the "
+            "paper preset, which looks at the whole picture.",
         )
     if preset.tiny and decode_tiny is None:
         raise FluxGuardError(
-            "The fast preset needs a tiny decoder (TAESD layout, 16 latent channels). Give one, or choose the "
-            "default preset."
+            "The fast preset needs a tiny decoder (TAESD layout, 16 latent channels).",
+            "Give one, or choose the default preset.",
         )
     region = _region(preset, landmarks, grid, pixels, within, picture.shape[0])
     window = None if region is None else window_around(region)
@@ -124,7 +125,8 @@ def _region(
         region = within.cpu() if region is None else region * within.cpu()
     if region is not None and not bool((region.flatten(1).amax(1) > 0).all()):
         raise FluxGuardError(
-            "The mask leaves no part of the face to protect. Paint the face white, or leave the mask out."
+            "The mask leaves no part of the face to protect.",
+            "Paint the face white, or leave the mask out.",
         )
     return region
 

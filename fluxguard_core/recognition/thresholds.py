@@ -96,7 +96,8 @@ def calibrate(
     if not kept:
         raise FluxGuardError(
             f"{len(embeddings)} pictures give {len(cosines)} pairs of strangers; a false accept "
-            f"rate of {max(fars):g} needs {math.ceil(_FEWEST / max(fars))}. Add pictures of more people."
+            f"rate of {max(fars):g} needs {math.ceil(_FEWEST / max(fars))}.",
+            "Add pictures of more people.",
         )
     count = cosines.numel()
     return tuple(Threshold(far, threshold_at(cosines, far), source, count) for far in kept)
@@ -202,7 +203,8 @@ def read_calibration(model: Path) -> Calibration | None:
     except (ValueError, KeyError, TypeError) as error:
         raise FluxGuardError(
             f"{path} is not a calibration file (expected a JSON object with thresholds, colour and "
-            f"mean_face); remove it and run ‹run calibrate FILE --faces DIR› again."
+            f"mean_face).",
+            "Remove it and run ‹run calibrate FILE --faces DIR› again.",
         ) from error
 
 

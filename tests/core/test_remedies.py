@@ -108,3 +108,29 @@ def test_each_front_end_puts_the_remedy_into_its_own_words() -> None:
     shout = Words(run=str.upper, install=str, give=str)
     assert error.told(shout).endswith("MODELS LIST.")
     assert str(FluxGuardError("Only what came.")) == "Only what came."
+
+
+ADVICE = re.compile(
+    r"[.)] (?:Add|Ask|Check|Choose|Delete|Download|Fetch|Free|Give|Install|Move|Put|Raise|Run|Save|Set|Try|Use) "
+)
+
+
+def advising(source: str) -> Iterator[tuple[int, str]]:
+    """Messages of errors that go on to say what to do, which is what a remedy is for."""
+    for node in ast.walk(ast.parse(source)):
+        raised = node.exc if isinstance(node, ast.Raise) else None
+        if isinstance(raised, ast.Call) and raised.args:
+            message = " ".join(text for _, text in spoken(raised.args[0]))
+            if ADVICE.search(message):
+                yield raised.lineno, message
+
+
+def test_what_helps_stands_in_the_remedy() -> None:
+    found = [
+        f"{path.relative_to(ENGINE.parent)}:{line} {text!r}"
+        for path in engine_files()
+        for line, text in advising(path.read_text(encoding="utf-8"))
+    ]
+    assert not found, "\n".join(found)
+    assert list(advising('raise FluxGuardError("No mask. Give one.")'))
+    assert not list(advising('raise FluxGuardError("No mask.", "Give one.")'))

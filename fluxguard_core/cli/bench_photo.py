@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import time
@@ -50,19 +51,20 @@ def run(args: argparse.Namespace) -> int:
     """Handle `bench photo`: each size in a process of its own, so that peaks do not mix."""
     spawn = multiprocessing.get_context("spawn")
     table: dict[str, dict[str, float]] = {}
-    for face in FACES:
-        for megapixels in MEGAPIXELS:
-            if _sides(megapixels)[0] < face:
-                continue
-            with spawn.Pool(1) as process:
-                cost = process.apply(measure, (megapixels, face))
-            table[f"{megapixels} MP, face in {face} px"] = cost.__dict__
+    if not args.json:
+        print("report and paste-back, above the loaded models and the photo", flush=True)
+    for face, megapixels in itertools.product(FACES, MEGAPIXELS):
+        if min(_sides(megapixels)) < face:
+            continue
+        with spawn.Pool(1) as process:
+            cost = process.apply(measure, (megapixels, face))
+        name = f"{megapixels} MP, face in {face} px"
+        table[name] = cost.__dict__
+        if not args.json:
+            told = f"{cost.seconds:6.2f} s   {cost.peak_bytes / 2**20:7.0f} MiB"
+            print(f"  {name:<24} {told}", flush=True)
     if args.json:
         print(json.dumps({"report_and_paste": table}))
-        return 0
-    print("report and paste-back, above the loaded models and the photo")
-    for name, row in table.items():
-        print(f"  {name:<24} {row['seconds']:6.2f} s   {row['peak_bytes'] / 2**20:7.0f} MiB")
     return 0
 
 

@@ -29,7 +29,7 @@ from ..protect.refiner import Branches, Refined
 from ..protect.run import edit_and_protect
 from ..recognition.encoder import FaceEncoder
 from ..recognition.ensemble import Ensemble
-from . import bench_photo
+from . import bench_faces, bench_photo
 
 INTERVALS, ATTACKED = 25, 5
 
@@ -38,6 +38,7 @@ def register(subparsers: Any) -> None:
     """Add the `bench` command to the `fluxguard` parser."""
     bench = subparsers.add_parser("bench", help="count and measure costs, side by side")
     kinds = bench.add_subparsers(dest="bench_command", required=True)
+    bench_faces.register(kinds)
     cost = kinds.add_parser("cost", help="network evaluations of the released loop and of ours")
     cost.add_argument("--json", action="store_true")
     cost.set_defaults(run=run_cost)

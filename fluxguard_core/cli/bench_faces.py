@@ -194,6 +194,6 @@ def _write_csv(path: Path, rows: Sequence[Row]) -> None:
         )
         for r in rows:
             match = (r.match.value, r.match.low, r.match.high)
-            figures = (r.way, r.cosine, r.psnr, r.haarpsi, r.shift, r.skin)
+            figures = (r.way, r.cosine, r.psnr, r.haarpsi, r.shift, r.skin, r.spot)
             kept = (r.kept.get("jpeg75"), r.kept.get("half"))
             writer.writerow([r.method, r.strength, r.cells, *match, *figures, *kept, r.seconds])

@@ -22,7 +22,7 @@ class Row:
             comparisons of one person are not independent, so the true interval is wider.
         cosine: mean held-out cosine; way: mean share of the way to a stranger.
         kept: share of the drop in cosine that is left after each sharing step.
-        psnr, haarpsi, shift, skin: means; ``worst`` the same of the worst photo.
+        psnr, haarpsi, shift, skin: means; ``worst`` those of the worst photo.
     """
 
     method: str
@@ -36,7 +36,8 @@ class Row:
     haarpsi: float
     shift: float
     skin: float
-    worst: tuple[float, float, float, float]
+    spot: float
+    worst: tuple[float, ...]
     seconds: float
 
 
@@ -60,7 +61,7 @@ def row_of(method: str, strength: float, cells: Sequence[Mapping[str, object]]) 
     matches = [bool(m) for cell in cells for m in _list(cell, "matches")]
     figures = {
         name: [_number(cell, name) for cell in cells]
-        for name in ("psnr", "haarpsi", "shift", "skin")
+        for name in ("psnr", "haarpsi", "shift", "skin", "spot")
     }
     return Row(
         method=method,
@@ -74,11 +75,13 @@ def row_of(method: str, strength: float, cells: Sequence[Mapping[str, object]]) 
         haarpsi=fmean(figures["haarpsi"]),
         shift=fmean(figures["shift"]),
         skin=fmean(figures["skin"]),
+        spot=fmean(figures["spot"]),
         worst=(
             min(figures["psnr"]),
             min(figures["haarpsi"]),
             max(figures["shift"]),
             max(figures["skin"]),
+            max(figures["spot"]),
         ),
         seconds=fmean(_number(cell, "seconds") for cell in cells),
     )
@@ -149,7 +152,7 @@ def table(rows: Sequence[Row], clean: Interval) -> str:
     """The rows as text for a terminal."""
     head = (
         f"{'method':<16} {'x':>4} {'match':>6} {'95 % interval':>14} {'way':>5} {'cos':>5} "
-        f"{'PSNR':>5} {'HaarPSI':>7} {'shift':>5} {'skin':>4} {'kept: JPEG 75':>13} {'half':>5} {'s':>5}"
+        f"{'PSNR':>5} {'HaarPSI':>7} {'shift':>5} {'skin':>4} {'spot':>4} {'kept: JPEG 75':>13} {'half':>5} {'s':>5}"
     )
     lines = [
         f"unprotected: {100 * clean.value:.0f} % match [{clean.low:.2f}, {clean.high:.2f}]",
@@ -160,7 +163,7 @@ def table(rows: Sequence[Row], clean: Interval) -> str:
         lines.append(
             f"{row.method:<16} {row.strength:>4g} {row.match.value:>6.2f} {interval:>14} "
             f"{row.way:>5.2f} {row.cosine:>5.2f} {row.psnr:>5.1f} {row.haarpsi:>7.3f} "
-            f"{row.shift:>5.1f} {row.skin:>4.1f} {row.kept.get('jpeg75', 0):>13.2f} "
+            f"{row.shift:>5.1f} {row.skin:>4.1f} {row.spot:>4.1f} {row.kept.get('jpeg75', 0):>13.2f} "
             f"{row.kept.get('half', 0):>5.2f} {row.seconds:>5.1f}"
         )
     return "\n".join(lines)

@@ -1,8 +1,8 @@
 """Whether friends still see the same person: figures that agree with the eye, against the photo itself.
 
-SSIM and PSNR forgive another nose. Four figures together do not: PSNR says how much was changed, HaarPSI
-how clean the face looks, the ``shift`` catches a feature that has moved or changed its shade, and ``skin``
-creases on smooth skin. A pixel here is one of a face whose eyes lie 60 pixels apart, as in a crop of 256;
+SSIM and PSNR forgive another nose. Five figures together do not: PSNR says how much was changed, HaarPSI
+how clean the face looks, the ``shift`` catches a feature that has moved or changed its shade, ``skin``
+creases on smooth skin, and ``spot`` one place that took most of the change, which all the others forgive. A pixel here is one of a face whose eyes lie 60 pixels apart, as in a crop of 256;
 so the figures mean the same for any size of the photo.
 """
 
@@ -22,6 +22,7 @@ from .haarpsi import haarpsi
 EYES = 60.0  # pixels between the eyes that the figures' pixels are pixels of
 _SIDE = 256.0  # the square that is compared, in the same pixels
 _SHIFT, _SKIN, _TEXTURE, _SPREAD = 3.5, 2.5, 2.5, 4.0  # blurs, in the same pixels
+_HIDDEN = 0.25  # share of a place's own texture that a change may have there unseen
 # Half axes of the ellipse of the face in eye distances, and its centre below the eyes' middle.
 _WIDE, _HIGH, _DROP = 1.25, 1.7, 0.55
 _LUMA = (0.299, 0.587, 0.114)
@@ -44,26 +45,28 @@ class Likeness:
         haarpsi: over the face, in [0, 1].
         shift: largest change that is left after a blur of 3.5 pixels, of 255.
         skin: root mean square of the change finer than 2.5 pixels, on the smoother half of the face, of 255.
+        spot: largest local root mean square of the change (over 4 pixels) beyond a quarter of the texture there, of 255.
     """
 
     psnr: float
     haarpsi: float
     shift: float
     skin: float
+    spot: float = 0.0
 
     @property
     def verdict(self) -> Verdict:
         """What they say together; the bounds were set by eye."""
-        if self.haarpsi < 0.90 or self.shift > 12 or self.skin > 3.5:
+        if self.haarpsi < 0.90 or self.shift > 12 or self.skin > 3.5 or self.spot > 8:
             return "altered"
-        clean = self.haarpsi >= 0.95 and self.shift <= 8 and self.skin <= 3
+        clean = self.haarpsi >= 0.95 and self.shift <= 8 and self.skin <= 3 and self.spot <= 4
         return "clean" if clean else "retouched"
 
     def told(self) -> str:
         """One sentence with the figures."""
         return (
             f"{WORDS[self.verdict]} (PSNR {self.psnr:.1f} dB, HaarPSI {self.haarpsi:.3f}, largest "
-            f"shift {self.shift:.1f}, skin {self.skin:.1f})"
+            f"shift {self.shift:.1f}, skin {self.skin:.1f}, spot {self.spot:.1f})"
         )
 
 
@@ -99,6 +102,16 @@ class FaceView:
     def fine(self, change: Tensor) -> Tensor:
         """The fine part of a change [B, 3, h, w]."""
         return change - gaussian_blur(change, _SKIN * self.pixel)
+
+    def local(self, change: Tensor) -> Tensor:
+        """The local root mean square of a change [1, 1, h, w]."""
+        squares = gaussian_blur(change.square().mean(1, keepdim=True), _SPREAD * self.pixel)
+        return squares.clamp(min=0).sqrt()
+
+    @property
+    def hidden(self) -> Tensor:
+        """How strong a change the texture of a place hides [1, 1, h, w]."""
+        return _HIDDEN * self.texture
 
     def haarpsi(self, changed: Tensor) -> Tensor:
         """HaarPSI over the face [B]; a larger face is brought to the figures' size first."""
@@ -154,6 +167,7 @@ def measured(view: FaceView, changed: Tensor) -> Likeness:
         haarpsi=float(view.haarpsi(changed)),
         shift=255 * float((view.shift(change).abs() * view.face).amax()),
         skin=255 * float(((fine * view.smooth).sum() / view.smooth.sum()).sqrt()),
+        spot=255 * float(((view.local(change) - view.hidden).clamp(min=0) * view.face).amax()),
     )
 
 

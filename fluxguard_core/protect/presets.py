@@ -108,10 +108,10 @@ class PhotoPreset:
 
     name: str
     budget: VisibilityBudget
-    steps: int = 30
+    steps: int = 24
     views: int = 2
-    step_size: float = 0.012
-    look: float = 15.0
+    step_size: float = 0.02
+    look: float = 10.0
     coarsest: float = 8.0
     chroma: float = 1 / 3
     latent: float = 1.0
@@ -119,10 +119,10 @@ class PhotoPreset:
 
 PHOTO_PRESETS: dict[str, PhotoPreset] = {
     "default": PhotoPreset("default", VisibilityBudget()),
-    "gentle": PhotoPreset("gentle", VisibilityBudget(40.0, 0.95, 6.0, 2.2)),
+    "gentle": PhotoPreset("gentle", VisibilityBudget(40.0, 0.95, 6.0, 2.2, 3.5)),
     # However it looks: measured for what it hides, not for what it keeps.
     "strong": PhotoPreset(
-        "strong", VisibilityBudget(30.0, 0.80, 24.0, 6.0), step_size=0.03, look=5.0
+        "strong", VisibilityBudget(30.0, 0.80, 24.0, 6.0, 16.0), step_size=0.03, look=5.0
     ),
 }
 

@@ -25,14 +25,18 @@ class VisibilityBudget:
     does not use up the whole picture's budget.
     """
 
-    psnr: float = 38.0
-    haarpsi: float = 0.93
+    psnr: float = 37.5
+    haarpsi: float = 0.92
     shift: float = 8.0
-    skin: float = 2.6
+    skin: float = 2.5
+    spot: float = 5.0
     spent: float = 0.88
 
     def __post_init__(self) -> None:
-        if not 0 < self.haarpsi < 1 or min(self.psnr, self.shift, self.skin, self.spent) <= 0:
+        if (
+            not 0 < self.haarpsi < 1
+            or min(self.psnr, self.shift, self.skin, self.spot, self.spent) <= 0
+        ):
             raise FluxGuardError(
                 f"A visibility budget needs bounds above 0, and HaarPSI below 1; got {self}."
             )
@@ -61,7 +65,13 @@ class Visibility:
             rough = self._skin(fine) * min(1.0, self._by_psnr(change))
             share = min(1.0, self.budget.spent * self.budget.skin / max(rough, 1e-9))
             change = change - (1 - share) * self._soft * fine
+            change = change * self._spared(change)
         return change
+
+    def _spared(self, change: Tensor) -> Tensor:
+        """What each place keeps of a change, so that none takes more than its budget [1, 1, h, w]."""
+        limit = self.budget.spent * self.budget.spot / 255 + self.view.hidden
+        return (limit / self.view.local(change).clamp(min=1e-9)).clamp(max=1)
 
     @torch.no_grad()
     def scale(self, change: Tensor, *, bisections: int = _BISECTIONS) -> float:

@@ -58,7 +58,7 @@ def cell(photo: str, cosine: float, **given: object) -> Cell:
         method="default", strength=1.0, photo=photo, judge="judge",
         cosines=[cosine], matches=[cosine > 0.5], clean_cosines=[0.9], clean_matches=[True],
         shared={"jpeg75": cosine + 0.1}, shared_clean={"jpeg75": 0.9}, way=0.5,
-        psnr=40.0, haarpsi=0.95, shift=5.0, skin=2.0, seconds=1.0,
+        psnr=40.0, haarpsi=0.95, shift=5.0, skin=2.0, spot=3.0, seconds=1.0,
     )  # fmt: skip
     return replace(base, **given)  # type: ignore[arg-type]
 

@@ -180,6 +180,6 @@ def test_steps_of_one_length_follow_the_gradient() -> None:
 def test_presets_by_name() -> None:
     gentle, default = photo_preset_named("gentle").budget, photo_preset_named("default").budget
     assert gentle.haarpsi >= 0.95 and gentle.shift <= 6
-    assert (default.psnr, default.haarpsi, default.shift, default.skin) == (38, 0.93, 8, 2.6)
+    assert (default.psnr, default.haarpsi, default.shift, default.skin) == (37.5, 0.92, 8, 2.5)
     with pytest.raises(FluxGuardError, match="default, gentle, strong"):
         photo_preset_named("paper")

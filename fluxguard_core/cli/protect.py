@@ -11,9 +11,9 @@ from ..errors import FluxGuardError, Interrupted
 from ..pictures.files import read_mask, read_picture
 from ..pipelines.models import Models
 from ..pipelines.photo import Measuring, Protected, Wishes, protect_photo
-from ..protect.presets import PRESETS
+from ..protect.presets import PHOTO_PRESETS, PRESETS
 from ..recognition.identity import EXPLANATIONS
-from . import sources
+from . import protect_unedited, sources
 from .command_line import TERMINAL
 from .finding import add_face
 from .names import shown
@@ -60,7 +60,12 @@ def register(subparsers: Any) -> None:
 
 
 def _add_numbers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", choices=PRESETS, default="default")
+    parser.add_argument(
+        "--preset",
+        choices=list(dict.fromkeys([*PRESETS, *PHOTO_PRESETS])),
+        default="default",
+        help="gentle and strong are for photos without an edit, paper and fast for edits",
+    )
     numbers = (
         ("--intervals", "--steps", "of the flow (default: the preset's)"),
         ("--attack-last", "--attacked", "protect after each of the last N intervals"),
@@ -95,6 +100,8 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Handle the command; returns the exit code."""
+    if protect_unedited.is_unedited(args):
+        return protect_unedited.run(args)
     plan = make_plan(args)
     if args.dry_run:
         tell_plan(args, plan)

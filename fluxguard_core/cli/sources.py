@@ -126,7 +126,7 @@ def _miniature(args: argparse.Namespace, device: str) -> Models:
         ensemble = load_ensemble(held_out=args.hold_out or ["mobileface"])
     use_one_thread()
     models = miniature(ensemble, device)
-    return replace(models, find_faces=_detector(args)) if args.detector else models
+    return replace(models, find_faces=detector_of(args)) if args.detector else models
 
 
 def _full(args: argparse.Namespace, device: str) -> Models:
@@ -135,7 +135,7 @@ def _full(args: argparse.Namespace, device: str) -> Models:
         name=Path(args.model or args.transformer).name,
         stack=stack,
         ensemble=_ensemble(args, device),
-        find_faces=_detector(args),
+        find_faces=detector_of(args),
         parse_face=None if getattr(args, "mask", None) else face_parser(),
         perceptual=_perceptual(args, device),
         size=512,
@@ -226,7 +226,8 @@ def _colour(text: str) -> tuple[str, Colour | None]:
     return text, None
 
 
-def _detector(args: argparse.Namespace) -> FaceFinder:
+def detector_of(args: argparse.Namespace) -> FaceFinder:
+    """The finder that the arguments name; never none."""
     finder = parse_detector(args.detector or "yunet")
     if finder is None:
         raise FluxGuardError(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ..errors import FluxGuardError
 from ..faces.detectors import insightface_detector, typed_box, yunet
 from ..faces.face import FaceChoice, FaceFinder
+from ..faces.points_file import read_points
 from ..weights import load_manifest, require
+from ..worlds import World
 
 DETECTORS = (
     "yunet[:FILE], insightface:DIR, miniature (drawn faces only), frame (the whole picture is the face), or "
@@ -18,6 +22,9 @@ DETECTORS = (
 def add_detector(parser: Any, default: str) -> None:
     """The option that says how faces are found; ``default`` in words."""
     parser.add_argument("--detector", metavar="KIND", help=f"{DETECTORS} (default: {default})")
+    parser.add_argument(
+        "--points", type=Path, metavar="FILE", help="JSON file with five points for each picture"
+    )
 
 
 def add_face(parser: Any) -> None:
@@ -47,6 +54,21 @@ def parse_detector(text: str) -> FaceFinder | None:
     if kind == "box" and rest:
         return typed_box(*(_box(part) for part in rest.split(";")))
     raise FluxGuardError(f"Expected ‹give detector› as {DETECTORS}; got '{text}'.")
+
+
+def finder_for(
+    points: Path | None, detector: str, world: World
+) -> Callable[[Path], FaceFinder | None]:
+    """A picture's file -> how faces are found in it, for networks that know this world."""
+    if points is not None:
+        return read_points(points).on
+    if detector == "miniature" and world == "photo":
+        raise FluxGuardError(
+            "The miniature's detector knows drawn portraits only.",
+            "Choose the detector yunet (‹run models download yunet›), or give ‹give points›.",
+        )
+    finder = parse_detector(detector)
+    return lambda picture: finder
 
 
 def parse_face(text: str) -> FaceChoice:

@@ -1,4 +1,4 @@
-"""`fluxguard models list | status | download | verify | where`."""
+"""`fluxguard models list | status | download | verify | check | where`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from ..weights.where import (
     partial_path,
     search_roots,
 )
+from .check_recogniser import add_check
 
 
 def register(subparsers: Any) -> None:
@@ -44,6 +45,7 @@ def register(subparsers: Any) -> None:
     fetch.add_argument("--replace", action="store_true", help="replace a different file")
     fetch.add_argument("--quiet", action="store_true", help="no progress bar")
     _command(kinds, "verify", "check size and sha256 of files here", run_verify, ids="*")
+    add_check(kinds)
     _command(kinds, "where", "where files are looked for", run_where, ids="*")
 
 

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import FluxGuardError, Interrupted
+from ..mini.world_check import world_of
 from ..pictures.files import read_mask, read_picture
 from ..pipelines.models import Models
 from ..pipelines.photo import Measuring, Protected, Wishes, protect_photo
@@ -20,6 +23,7 @@ from .names import shown
 from .plan import Item, Plan, make_plan, tell_passed_over, tell_plan
 from .progress import progress_bars, stopping
 from .results import finish, keep, sweep
+from .world_gate import check_world
 
 
 def register(subparsers: Any) -> None:
@@ -136,6 +140,7 @@ def protect_item(
 ) -> Protected:
     """Protect one photo; its pictures are on disk before anything is measured."""
     picture = read_picture(item.photo)
+    _check_world(models, picture.rgb, shown(item.photo))
     wishes = Wishes(
         prompt=args.prompt,
         source_prompt=args.source_prompt,
@@ -164,6 +169,17 @@ def protect_item(
     else:
         print(f"{shown(item.targets.protected)}: {result.report.verdict.headline}")
     return result
+
+
+def _check_world(models: Models, photo: Tensor, name: str) -> None:
+    """Networks that know drawings only never work on a photo."""
+    drawn = [encoder for encoder in models.ensemble.members if encoder.world == "drawn"]
+    if models.world == "photo" and not drawn:
+        return
+    if world_of(photo) == "photo":
+        check_world(photo, name, drawn, "drawn" if models.world == "drawn" else None)
+    elif models.world == "drawn":
+        print(f"{name}: a drawn portrait; the built-in miniature works on it.")
 
 
 def _told(error: Exception) -> str:

@@ -22,9 +22,10 @@ from ..faces.face import Face, FaceChoice, FaceFinder, choose
 from ..pictures.face_crop import Box, union
 from ..pictures.files import read_picture
 from ..recognition.encoder import FaceEncoder
-from .finding import add_detector, add_face, parse_detector, parse_face
+from .finding import add_detector, add_face, finder_for, parse_face
 from .names import shown
 from .sources import add_recognisers, recognisers
+from .world_gate import check_world
 
 
 def register(subparsers: Any) -> None:
@@ -41,7 +42,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--edited", type=Path, help="the edit before protection, if there was one")
     parser.add_argument("--second", type=Path, help="another photo of the same person")
     add_recognisers(parser)
-    add_detector(parser, "miniature")
+    add_detector(parser, "yunet; the miniature's for drawn portraits")
     add_face(parser)
     parser.add_argument("--far", type=float, default=1e-2, help="false accept rate (default 0.01)")
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"))
@@ -57,14 +58,17 @@ def run_report(args: argparse.Namespace) -> int:
     edited = original
     if args.edited is not None:
         edited = _same_size(args.edited, read_picture(args.edited).rgb, original)
-    finder = parse_detector(args.detector or "miniature")
+    members = _members(args.recogniser, args.hold_out)
+    world = check_world(original, shown(args.original), [encoder for encoder, _ in members])
+    detector = args.detector or ("miniature" if world == "drawn" else "yunet")
+    finder = finder_for(args.points, detector, world)(args.original)
     second, left_out = None, ""
     if args.second is not None:
         second, left_out = _second(read_picture(args.second).rgb, finder)
     pictures = Pictures(original, edited, protected)
     measured = measure_pictures(
         pictures,
-        _members(args.recogniser, args.hold_out),
+        members,
         finder,
         which=parse_face(args.face),
         second=second,
@@ -77,7 +81,7 @@ def run_report(args: argparse.Namespace) -> int:
         size=(int(original.shape[-2]), int(original.shape[-1])),
         identity="",
         preset="",
-        settings={"detector": (args.detector or "miniature").partition(":")[0]},
+        settings={"detector": detector.partition(":")[0]},
         seconds={"measuring": time.perf_counter() - begun},
         notes=(*measured.notes, *((left_out,) if left_out else ())),
     )

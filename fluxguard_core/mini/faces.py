@@ -6,6 +6,7 @@ All of them know only the renderer's portraits and pictures edited from them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -56,7 +57,8 @@ def load_recogniser(name: str) -> FaceEncoder:
         raise FluxGuardError(
             f"The miniature has no recogniser {name!r}; it has {', '.join(known)}."
         )
-    return load_encoder(weights_path(short), name=f"mini-{short}", expected=_listed(short))
+    encoder = load_encoder(weights_path(short), name=f"mini-{short}", expected=_listed(short))
+    return replace(encoder, world="drawn")
 
 
 def load_ensemble(
@@ -81,17 +83,20 @@ def _load(network: nn.Module, name: str) -> nn.Module:
 
 
 @cache
-def _landmark_net() -> nn.Module:
+def landmark_net() -> nn.Module:
+    """The shipped network of the five points."""
     return _load(LandmarkNet(), "landmarks")
 
 
 @cache
-def _parser_net() -> nn.Module:
+def parser_net() -> nn.Module:
+    """The shipped network of the parts."""
     return _load(ParserNet(), "parser")
 
 
 @cache
-def _attribute_net() -> nn.Module:
+def attribute_net() -> nn.Module:
+    """The shipped network of the attributes."""
     return _load(AttributeNet(), "attributes")
 
 
@@ -103,7 +108,7 @@ def _place(height: int, width: int) -> Tensor:
     return torch.cat((torch.eye(2) * scale, shift[:, None]), 1)[None]
 
 
-def _view(images: Tensor, back: Tensor) -> Tensor:
+def view_at(images: Tensor, back: Tensor) -> Tensor:
     """The 128x128 view of pictures, on the CPU; what lies outside a picture repeats its border."""
     pictures = images.detach().float().cpu()
     if tuple(pictures.shape[-2:]) == (SIDE, SIDE) and torch.equal(back[:1], _place(SIDE, SIDE)):
@@ -122,12 +127,12 @@ def _apply(back: Tensor, points: Tensor) -> Tensor:
 def find_with(net: nn.Module, image: Tensor) -> list[Face]:
     """`find_faces` with a given landmark network."""
     back = _place(*image.shape[-2:])
-    points, logit = net(_view(image[None], back))
+    points, logit = net(view_at(image[None], back))
     if float(logit.sigmoid()) < 0.1:
         return []
     rough = _apply(back, points[0])
     back = invert(similarity_transform(rough[None], PORTRAIT_POINTS[None]))
-    points, second = net(_view(image[None], back))
+    points, second = net(view_at(image[None], back))
     score = float(torch.maximum(logit, second).sigmoid())
     if score < MINIMUM_SCORE:
         return []
@@ -138,7 +143,7 @@ def find_with(net: nn.Module, image: Tensor) -> list[Face]:
 def parse_with(net: nn.Module, image: Tensor) -> Tensor:
     """`parse_face` with a given parser network."""
     height, width = image.shape[-2:]
-    logits = net(_view(image[None], _place(height, width))).float()
+    logits = net(view_at(image[None], _place(height, width))).float()
     longest = max(height, width)
     if longest != SIDE:
         logits = F.interpolate(logits, (longest, longest), mode="bilinear")
@@ -151,7 +156,7 @@ def parse_with(net: nn.Module, image: Tensor) -> Tensor:
 def classify_with(net: nn.Module, images: Tensor) -> list[dict[str, str]]:
     """`classify_attributes` with a given attribute network."""
     back = _place(int(images.shape[-2]), int(images.shape[-1]))
-    logits = net(_view(images, back.expand(len(images), 2, 3)))
+    logits = net(view_at(images, back.expand(len(images), 2, 3)))
     best = {name: values.argmax(1).tolist() for name, values in logits.items()}
     return [
         {name: CHOICES[name][best[name][row]] for name in CHOICES} for row in range(len(images))
@@ -163,14 +168,14 @@ def find_faces(image: Tensor) -> list[Face]:
 
     Looks at the whole picture, then again at the face in the size the network knows best.
     """
-    return find_with(_landmark_net(), image)
+    return find_with(landmark_net(), image)
 
 
 def parse_face(image: Tensor) -> Tensor:
     """CelebAMask-HQ labels [H,W] uint8 of a picture [3,H,W]."""
-    return parse_with(_parser_net(), image)
+    return parse_with(parser_net(), image)
 
 
 def classify_attributes(images: Tensor) -> list[dict[str, str]]:
     """What each of the pictures [B,3,H,W] shows: a value of `portrait_spec.CHOICES` by name."""
-    return classify_with(_attribute_net(), images)
+    return classify_with(attribute_net(), images)

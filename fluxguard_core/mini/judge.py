@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..worlds import World
-from .faces import SIDE, _parser_net
+from .faces import SIDE, parser_net
 
 # Share of pixels at which the parser gives its own label less than 0.9: at most 0.095 on 100 drawn portraits,
 # at least 0.25 on 48 photos of 16 people.
@@ -25,7 +25,7 @@ def unsure_share(picture: Tensor) -> float:
     top, left = (height - side) // 2, (width - side) // 2
     square = pixels[..., top : top + side, left : left + side]
     view = F.interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True).clamp(0, 1)
-    best = _parser_net()(view).softmax(1).amax(1)
+    best = parser_net()(view).softmax(1).amax(1)
     return float((best < SURE).float().mean())
 
 

@@ -43,6 +43,7 @@ def miniature(ensemble: Ensemble | None = None, device: str = "cpu") -> Models:
         complete=complete,
         size=SIZE,
         guidance=GUIDANCE,
+        world="drawn",
     )
 
 

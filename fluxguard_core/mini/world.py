@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..backends.flux import FluxStack, Prompt, layout_of
+from ..backends.flux import FluxStack, Prompt, decode_latent, encode_image, layout_of
 from ..backends.flux_keys import flux_to_diffusers
 from ..backends.taesd import AutoencoderTiny, load_autoencoder_state
 from ..errors import FluxGuardError
@@ -48,6 +49,18 @@ def _tensors(part: Part, file: Path | None) -> tuple[dict[str, Tensor], dict[str
 def load_autoencoder(file: Path | None = None) -> AutoencoderTiny:
     """diffusers' AutoencoderTiny (float32), without the channels that the TAESD layout pads with."""
     return load_autoencoder_state(_tensors("vae", file)[0]).requires_grad_(False)
+
+
+@cache
+def _autoencoder() -> AutoencoderTiny:
+    return load_autoencoder()
+
+
+@torch.no_grad()
+def reconstruct(picture: Tensor) -> Tensor:
+    """A picture [1,3,H,W] through the shipped autoencoder and back, on the CPU."""
+    vae = _autoencoder()
+    return decode_latent(vae, encode_image(vae, picture)).clamp(0, 1)
 
 
 def transformer_from(state: Mapping[str, Tensor]) -> Any:

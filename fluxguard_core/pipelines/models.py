@@ -14,6 +14,7 @@ from ..protect.perceptual import PerceptualDistance
 from ..protect.presets import Preset
 from ..recognition.ensemble import Ensemble
 from ..regions import FaceParser
+from ..worlds import World
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class Models:
         describe: a picture's caption, for models that have someone who can tell; else the user writes it.
         complete: (source prompt, prompt) -> the full target prompt; where prompts need not be full.
         size: side in pixels of the square that larger photos are worked on in.
+        world: which faces the stack, the detector and the parser know.
         guidance: the model's own best guidance for edits, which only the paper preset overrules; None takes
             the preset's.
     """
@@ -40,6 +42,7 @@ class Models:
     size: int = 512
     storage: Storage = field(default_factory=Storage)
     guidance: float | None = None
+    world: World = "photo"
 
     def guidance_of(self, preset: Preset) -> float:
         """Guidance of the generation."""

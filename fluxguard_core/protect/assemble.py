@@ -78,7 +78,7 @@ def assemble_refiner(
         plain,
         push_away=preset.push_away,
         find_faces=find_faces if preset.aligned else None,
-        margin=preset.margin,
+        goal=preset.goal,
     )
     working = decode_tiny if preset.tiny and decode_tiny is not None else decode
     if preset.detail and source is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from ..faces.face import FaceFinder
 from ..recognition.ensemble import Ensemble, embed_fixed
 from ..recognition.identity import Identity, reference_embedding
 from .engine import Draw, Reading, Step
+from .goals import Goal
 from .gradients import differentiable, gradients
 from .views import View
 
@@ -25,22 +26,20 @@ class IdentityTerm:
         ensemble: only its attacked members are ever called.
         source: unit vectors [N, D] or [D] of the person shown, by recogniser; None leaves them out.
         target: unit vectors to move towards, by recogniser; None means untargeted.
-        far: false accept rate whose thresholds count.
-        margin: how far below the threshold (above it, for a target) the similarity must get.
+        goal: how similar the person may stay, and must become to a target.
 
     N = B, or faces · B where several faces of each picture are looked at, one face after the other.
 
-    The loss is 1 - cos(target) where there is a target, plus max(0, cos(source) - (threshold - margin))
+    The loss is 1 - cos(target) where there is a target, plus max(0, cos(source) - limit)
     where there is a source, averaged over views and faces and joined over recognisers by the ensemble's
-    weighting. The goal is met past the thresholds with margin, in every view, face and recogniser; where a
+    weighting, the excess in the goal's unit. The goal is met past the limits, in every view, face and recogniser; where a
     recogniser has no threshold, a target is approached without a goal.
     """
 
     ensemble: Ensemble
     source: Mapping[str, Tensor] | None
     target: Mapping[str, Tensor] | None
-    far: float = 1e-2
-    margin: float = 0.05
+    goal: Goal = field(default_factory=Goal)
     name: str = "identity"
 
     def __call__(self, picture: Tensor, draw: Draw) -> Reading:
@@ -58,7 +57,7 @@ class IdentityTerm:
         if target is not None:
             loss = loss + self.ensemble.combine((1 - target).mean(0).T)
         if source is not None:
-            excess = (source - self._limits(source, -self.margin)).clamp(min=0)
+            excess = (source - self._limits(source, -1)).clamp(min=0) * self._weights(source)
             loss = loss + self.ensemble.combine(excess.mean(0).T)
         loss = loss.reshape(-1, picture.shape[0]).mean(0)
         return Reading(loss, self._met(loss, source, target), self._figures(source, target))
@@ -69,7 +68,7 @@ class IdentityTerm:
         done = torch.ones_like(loss, dtype=torch.bool)
         for similarity, sign in ((source, -1), (target, 1)):
             if similarity is not None:
-                past = sign * (similarity - self._limits(similarity, sign * self.margin)) >= 0
+                past = sign * (similarity - self._limits(similarity, sign)) >= 0
                 done &= past.all(0).all(0).reshape(-1, len(done)).all(0)
         return done
 
@@ -81,8 +80,13 @@ class IdentityTerm:
             for number, encoder in enumerate(self.ensemble.attacked)
         }
 
-    def _limits(self, like: Tensor, shift: float) -> Tensor:
-        values = [encoder.threshold(self.far) + shift for encoder in self.ensemble.attacked]
+    def _limits(self, like: Tensor, sign: int) -> Tensor:
+        values = [self.goal.limit(encoder, sign) for encoder in self.ensemble.attacked]
+        return like.new_tensor(values)[None, :, None]
+
+    def _weights(self, like: Tensor) -> Tensor:
+        """What makes an excess count the same for every recogniser."""
+        values = [1 / self.goal.unit(encoder) for encoder in self.ensemble.attacked]
         return like.new_tensor(values)[None, :, None]
 
     def _similarities(
@@ -112,8 +116,7 @@ def identity_term(
     *,
     push_away: bool = True,
     find_faces: FaceFinder | None = None,
-    far: float = 1e-2,
-    margin: float = 0.05,
+    goal: Goal | None = None,
 ) -> IdentityTerm:
     """Embed the references of the identity term.
 
@@ -140,7 +143,7 @@ def identity_term(
                 )
             people[encoder.name] = embed_fixed(encoder, faces)
     away = identity.kind == "untargeted" or push_away
-    return IdentityTerm(ensemble, people if away else None, vectors or None, far, margin)
+    return IdentityTerm(ensemble, people if away else None, vectors or None, goal or Goal())
 
 
 def differentiable_ensemble(ensemble: Ensemble) -> Ensemble:

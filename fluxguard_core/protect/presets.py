@@ -8,6 +8,7 @@ from typing import Literal
 from ..errors import FluxGuardError
 from ..flow.recipe import FusionWindow, Order, Recipe, Tokens
 from ..flow.solvers import SolverName
+from .goals import Goal
 from .refiner import RefinerSettings
 from .visibility import VisibilityBudget
 
@@ -30,6 +31,8 @@ class Preset:
         push_away: leave the source also where a target is approached.
         margin: how far past the threshold the similarity must get before it stops. Generous, for what is left
             over is what carries to recognisers that were not attacked.
+        own_units: the margin shrinks for recognisers to whom strangers differ little (see ``goals.Goal``).
+        far: false accept rate whose thresholds count.
         tiny: gradients through the tiny decoder, checked against the full one.
         detail: what the autoencoder cannot hold of the source is laid under every decoded picture, in the
             optimisation and in the result; otherwise pictures are as they are decoded.
@@ -50,6 +53,8 @@ class Preset:
     face_only: bool = True
     push_away: bool = True
     margin: float = 0.3
+    own_units: bool = True
+    far: float = 1e-2
     tiny: bool = False
     detail: bool = True
     refiner: RefinerSettings = field(default_factory=RefinerSettings)
@@ -58,6 +63,11 @@ class Preset:
     def recipe(self) -> Recipe:
         """What of it concerns the flow, to travel on a trajectory."""
         return Recipe(self.name, self.solver, self.tokens, self.fusion, self.order, self.injected)
+
+    @property
+    def goal(self) -> Goal:
+        """When an attacked recogniser has had enough."""
+        return Goal(self.far, self.margin, self.own_units)
 
 
 _BETTER = RefinerSettings(
@@ -80,6 +90,7 @@ PRESETS: dict[str, Preset] = {
         push_away=False,
         margin=0.0,
         detail=False,
+        own_units=False,
     ),
     "default": Preset("default", refiner=_BETTER),
     "fast": Preset("fast", solver="fireflow", random_views=1, tiny=True, refiner=_BETTER),

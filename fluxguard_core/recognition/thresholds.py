@@ -51,6 +51,12 @@ PUBLISHED: dict[str, tuple[Threshold, ...]] = {
 """Thresholds by model, as published; they need not hold in another cropping pipeline."""
 
 
+def person_indices(people: Sequence[str]) -> Tensor:
+    """The number of each picture's person [N], in the order of first mention."""
+    index = {person: number for number, person in enumerate(dict.fromkeys(people))}
+    return torch.tensor([index[person] for person in people])
+
+
 def stranger_cosines(embeddings: Tensor, people: Sequence[str] | None = None) -> Tensor:
     """Cosines [P] of all pairs of different people.
 
@@ -60,8 +66,7 @@ def stranger_cosines(embeddings: Tensor, people: Sequence[str] | None = None) ->
     count = embeddings.shape[0]
     keep = torch.ones(count, count, dtype=torch.bool).triu(1)
     if people is not None:
-        index = {person: number for number, person in enumerate(dict.fromkeys(people))}
-        labels = torch.tensor([index[person] for person in people])
+        labels = person_indices(people)
         keep &= labels[:, None] != labels[None, :]
     cosines = embeddings.cpu() @ embeddings.cpu().T
     return cosines[keep]

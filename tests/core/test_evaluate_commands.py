@@ -35,7 +35,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network = MobileFaceNet()
         state = {key: value.contiguous() for key, value in network.state_dict().items()}
         thresholds = json.dumps([{"far": 0.01, "value": 0.3, "source": "this test"}])
-        save_file(state, place / f"{name}.safetensors", {"name": name, "thresholds": thresholds})
+        save_file(
+            state,
+            place / f"{name}.safetensors",
+            {"name": name, "thresholds": thresholds, "world": "drawn"},
+        )
     return place
 
 
@@ -113,10 +117,10 @@ def test_a_face_hidden_from_the_detector_is_looked_for_where_it_was() -> None:
     assert found_anew(image + 1, known, None).landmarks is known.landmarks
 
 
-def test_no_face_is_told(folder: Path, tmp_path: Path) -> None:
+def test_a_picture_without_a_drawn_face_is_refused(folder: Path, tmp_path: Path) -> None:
     wall = write_png(tmp_path / "wall.png", torch.full((1, 3, 128, 128), 0.5))
     args = argparse.ArgumentParser()
     register(args.add_subparsers())
     given = args.parse_args(["report", str(wall), str(wall), "-o", str(tmp_path / "r.html")])
-    with pytest.raises(FluxGuardError, match="No face"):
+    with pytest.raises(FluxGuardError, match="know only drawn portraits"):
         given.run(given)

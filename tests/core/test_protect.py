@@ -17,6 +17,7 @@ from fluxguard_core.errors import FluxGuardError, Interrupted
 from fluxguard_core.faces.alignment import align
 from fluxguard_core.flow import Counted, Trajectory, flux_schedule, generate, invert
 from fluxguard_core.protect.engine import Draw, Step
+from fluxguard_core.protect.goals import Goal
 from fluxguard_core.protect.gradients import differentiable, gradients
 from fluxguard_core.protect.identity import IdentityTerm, identity_term, similarities
 from fluxguard_core.protect.perceptual import VGG19Features, feature_distance, lpips_distance
@@ -39,7 +40,7 @@ def decode(latent: Tensor) -> Tensor:
 
 def term(identity: Identity, picture: Tensor, margin: float = 0.05) -> IdentityTerm:
     views = AlignedViews(landmarks())
-    return identity_term(tiny_ensemble(), identity, picture, views.plain, margin=margin)
+    return identity_term(tiny_ensemble(), identity, picture, views.plain, goal=Goal(margin=margin))
 
 
 def refiner(identity: Identity, picture: Tensor, **settings: object) -> Refiner:
@@ -199,7 +200,7 @@ def test_several_faces_of_a_picture_count_alike() -> None:
     near, far = limit.amin(0), limit.amax(0)
     goal = identity_term(tiny_ensemble(), untargeted(), picture, AlignedViews(both).plain)
     for threshold, expected in ((far.max() + 1e-3, True), ((near + far).min() / 2, False)):
-        lenient = replace(goal, margin=0.5 - float(threshold))
+        lenient = replace(goal, goal=Goal(margin=0.5 - float(threshold)))
         met = lenient(moved, seen(AlignedViews(both).plain)).met
         assert met is not None and bool(met.all()) is expected
 

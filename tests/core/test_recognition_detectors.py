@@ -12,8 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fluxguard_core.cli.calibrate import pictures_of, register
+from fluxguard_core.cli.calibrate import register
 from fluxguard_core.cli.finding import parse_detector, parse_face
+from fluxguard_core.cli.known_faces import pictures_of
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.faces.detectors import (
     _yunet_finder,

@@ -20,8 +20,13 @@ from fluxguard_core.recognition.backbones.inception_resnet import InceptionResne
 from fluxguard_core.recognition.backbones.iresnet_evolve import IRBackbone
 from fluxguard_core.recognition.backbones.mobilefacenet import MobileFaceNet
 from fluxguard_core.recognition.backbones.vit import FaceViT
-from fluxguard_core.recognition.encoder import FaceEncoder, Threshold
-from fluxguard_core.recognition.thresholds import accept_rate, stranger_cosines, threshold_at
+from fluxguard_core.recognition.encoder import FaceEncoder, Strangers, Threshold
+from fluxguard_core.recognition.thresholds import (
+    accept_rate,
+    spread_of,
+    stranger_cosines,
+    threshold_at,
+)
 
 from .cache import PortraitCache
 from .faces_data import degrade, jitter, read
@@ -113,7 +118,7 @@ class Verification:
 
     Thresholds come from one half of them; the true and false accept rates at FAR 1e-2 and 1e-3
     from the other half. `degraded` is the true accept rate at 1e-2 after blur, noise, JPEG;
-    `genuine` and `strangers` are mean cosines.
+    `genuine` and `strangers` are mean cosines, `apart` the mean and spread that thresholds are kept with.
     """
 
     thresholds: tuple[Threshold, ...]
@@ -122,6 +127,7 @@ class Verification:
     degraded: float
     genuine: float
     strangers: float
+    apart: Strangers
 
 
 @torch.no_grad()
@@ -169,4 +175,5 @@ def verify(encoder: FaceEncoder, cache: PortraitCache) -> Verification:
         accept_rate(genuine_cosines(worse[second], people[second]), loose),
         float(genuine.mean()),
         float(others.mean()),
+        spread_of(reference, source),
     )

@@ -112,7 +112,9 @@ def finish_recogniser(name: str, network: nn.Module, run: Trained) -> Path:
     metadata = {
         "name": f"mini-{name}",
         "size": str(recipe.size),
+        "world": "drawn",
         "thresholds": json.dumps(list_thresholds(result.thresholds)),
+        "strangers": json.dumps(asdict(result.apart)),
         **_origin(run),
         "accept": json.dumps([round(v, 4) for v in result.accept]),
     }
@@ -125,7 +127,8 @@ def finish_recogniser(name: str, network: nn.Module, run: Trained) -> Path:
         f"(false accepts measured {result.false[0]:.4f}), {result.accept[1]:.4f} at FAR 1e-3 "
         f"(measured {result.false[1]:.5f}); thresholds and rates on different people",
         f"After blur, noise, JPEG or softening: {result.degraded:.4f} at FAR 1e-2",
-        f"Mean cosine: {result.genuine:.3f} same person, {result.strangers:.3f} strangers",
+        f"Mean cosine: {result.genuine:.3f} same person, {result.strangers:.3f} strangers; spread of the "
+        f"strangers {result.apart.spread:.3f} ({result.apart.pairs} pairs)",
     ]
     title = f"Face recogniser of the miniature world, {type(network).__name__} family."
     _card(path, title, run, quality)

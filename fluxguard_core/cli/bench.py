@@ -61,7 +61,6 @@ def register(subparsers: Any) -> None:
     )
     coverage.add_argument("--json", action="store_true")
     coverage.set_defaults(run=run_coverage)
-    bench_faces.register(kinds)
     bench_photo.register(kinds)
 
 

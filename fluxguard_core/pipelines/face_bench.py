@@ -62,10 +62,7 @@ class Cell:
     haarpsi: float
     shift: float
     skin: float
-<<<<<<< HEAD
-=======
     spot: float
->>>>>>> 616663c (A budget for single places: the figures forgave a nose that took most of the change, the eye did not)
     seconds: float
 
     @property
@@ -82,10 +79,7 @@ def scaled_budget(budget: VisibilityBudget, strength: float) -> VisibilityBudget
         haarpsi=max(0.05, 1 - strength * (1 - budget.haarpsi)),
         shift=strength * budget.shift,
         skin=strength * budget.skin,
-<<<<<<< HEAD
-=======
         spot=strength * budget.spot,
->>>>>>> 616663c (A budget for single places: the figures forgave a nose that took most of the change, the eye did not)
     )
 
 

@@ -190,7 +190,7 @@ def read_cells(log: Path) -> list[Cell]:
         return [Cell(**row) for row in rows]
     except (ValueError, TypeError) as error:
         raise FluxGuardError(
-            f"{log} is no log of this command ({error}). Choose another output folder."
+            f"{log} is no log of this command ({error}).", "Choose another output folder."
         ) from error
 
 
@@ -203,7 +203,7 @@ def leave_one_out(
     """
     if len(encoders) < 2 and not judges:
         raise FluxGuardError(
-            "Leaving one recogniser out needs two, better three; give more, or hold one out."
+            "Leaving one recogniser out needs two, better three.", "Give more, or hold one out."
         )
     if len(encoders) < 2:
         return [(list(encoders), list(judges))]

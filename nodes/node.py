@@ -8,8 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..fluxguard_core.errors import FluxGuardError
-from .words import NodeError
+from .words import in_nodes_words
 
 
 class Node(io.ComfyNode):
@@ -26,9 +25,7 @@ class Node(io.ComfyNode):
 def _told(execute: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(execute)
     def told(*args: Any, **given: Any) -> Any:
-        try:
+        with in_nodes_words():
             return execute(*args, **given)
-        except FluxGuardError as error:
-            raise NodeError(error.message, error.remedy) from error
 
     return told

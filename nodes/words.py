@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..fluxguard_core import errors
@@ -35,3 +37,14 @@ class NodeError(FluxGuardError):
 
     def __str__(self) -> str:
         return self.told(NODES)
+
+
+@contextmanager
+def in_nodes_words() -> Iterator[None]:
+    """Let errors of the engine leave in the nodes' own words."""
+    try:
+        yield
+    except NodeError:
+        raise
+    except FluxGuardError as error:
+        raise NodeError(error.message, error.remedy) from error

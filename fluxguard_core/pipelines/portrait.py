@@ -255,6 +255,7 @@ def _inverted(
         value_intervals=keep,
         blocks=blocks,
         tokens=preset.tokens,
+        recipe=preset.recipe,
         value_storage=models.storage,
         progress=lambda done, total, _: _observe(observer, "inversion", done, total, None),
     )

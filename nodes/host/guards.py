@@ -12,6 +12,7 @@ from torch import Tensor
 from ...fluxguard_core.errors import FluxGuardError
 from ...fluxguard_core.flow import Trajectory
 from ...fluxguard_core.flow.controls import expand_batch
+from ..words import in_nodes_words
 from .field import KEY, EngineSampler
 from .flux import Model, flux_layout
 from .sampler_trial import adds_noise, steps_unguided
@@ -34,12 +35,13 @@ def guarded_clone(model: Model, trajectory: Trajectory, name: str) -> tuple[Mode
     def start(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         noise, latent, sampler, sigmas = args[:4]
         mask = args[4] if len(args) > 4 else kwargs.get("denoise_mask")
-        _check_run(name, trajectory, noise, sigmas, mask)
-        if isinstance(sampler, EngineSampler):
-            _check_record(name, trajectory, sampler.trajectory)
-        else:
-            _check_start(name, model, trajectory, noise, latent, float(sigmas[0]))
-        return executor(*args, **kwargs)
+        with in_nodes_words():  # the run may be a stock node's
+            _check_run(name, trajectory, noise, sigmas, mask)
+            if isinstance(sampler, EngineSampler):
+                _check_record(name, trajectory, sampler.trajectory)
+            else:
+                _check_start(name, model, trajectory, noise, latent, float(sigmas[0]))
+            return executor(*args, **kwargs)
 
     # One key a patch, so that stacked patches keep a guard each.
     key = f"{KEY}.{len(names)}"

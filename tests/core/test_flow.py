@@ -13,6 +13,7 @@ from fluxguard_core.flow import (
     Block,
     Counted,
     Layout,
+    Recipe,
     Storage,
     Trajectory,
     ValueInjection,
@@ -25,7 +26,7 @@ from fluxguard_core.flow import (
     save_trajectory,
 )
 from fluxguard_core.flow.controls import paper_injection, paper_window
-from fluxguard_core.flow.solvers import SOLVERS
+from fluxguard_core.flow.solvers import SOLVERS, solver_named
 from fluxguard_core.pictures.geometry import crop_to
 
 from .golden import relative_error
@@ -228,17 +229,20 @@ def test_storage_formats_lose_what_they_say(storage: str, limit: float) -> None:
 @pytest.mark.parametrize("solver", ["midpoint", "fireflow", "euler"])
 @pytest.mark.parametrize("value_format", ["computed", "fp8"])
 def test_a_trajectory_survives_its_file(tmp_path: Path, solver: str, value_format: str) -> None:
+    recipe = Recipe("paper", solver_named(solver).name, "all", "paper", "released", 3)
     trajectory = inverted(
         noise(1, 16, 4, 4),
         solver=solver,
         value_intervals=1,
         tokens="all",
+        recipe=recipe,
         value_storage=Storage(format=value_format),  # type: ignore[arg-type]
     )
     path = tmp_path / "face.safetensors"
     save_trajectory(trajectory, path)
     loaded = load_trajectory(path)
     assert loaded.bytes == trajectory.bytes and loaded.layout == trajectory.layout
+    assert loaded.recipe == trajectory.recipe == recipe
     field = tiny_stack().field(SOURCE, 5.5)
     before, after = (
         generate(field, t, [ValueInjection(t, 1, tokens="all")]) for t in (trajectory, loaded)

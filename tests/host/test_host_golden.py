@@ -39,6 +39,38 @@ def test_inversion(any_server: Server) -> None:
         assert relative_error(torch.cat(ours).reshape(theirs.shape), theirs) < TOLERANCE
 
 
+def test_image_tokens_are_told_from_text_in_both_kinds_of_blocks(server: Server) -> None:
+    """Only the picture's values are kept, and as many in double blocks as in single ones."""
+    graph = GoldenGraph()
+    names = {"preset.tokens": "image", "blocks.names": "double 0, single 20-23"}
+    graph.graph[graph.inversion]["inputs"]["options"] = graph.options(**names)
+    graph.add(
+        "FluxGuard_SaveTrajectory", trajectory=graph.trajectory, filename_prefix="fluxguard/tokens"
+    )
+    node = graph.sample(graph.inject(graph.model))
+    outcome = server.result(graph.graph)
+    trajectory = load_trajectory(saved_trajectory(server, "fluxguard/tokens"))
+    height, width = trajectory.source.shape[-2:]
+    shapes = {block.kind: v.data.shape[1] for (_, _, block), v in trajectory.values.items()}
+    assert shapes == {"double": height * width // 4, "single": height * width // 4}
+    assert trajectory.text_tokens == 0 and trajectory.recipe.tokens == "image"
+    # Injected into the same prompt they change nothing, wherever the text stands.
+    same = GoldenGraph()
+    same.graph[same.inversion]["inputs"]["options"] = same.options(**names)
+    pair = [
+        same.sample(same.inject(same.model), prompt="source"),
+        same.sample(same.model, prompt="source"),
+    ]
+    for saved in pair:
+        sampler = same.graph[same.graph[saved]["inputs"]["samples"][0]]["inputs"]
+        same.graph[sampler["guider"][0]]["inputs"]["conditioning"] = same.link(
+            "FluxGuidance", conditioning=same.source, guidance=1.0
+        )
+    done = server.result(same.graph)
+    assert relative_error(*(saved_latent(server, done, saved) for saved in pair)) < 0.05
+    assert relative_error(saved_latent(server, outcome, node), trajectory.source) > 1e-3
+
+
 def edited(graph: GoldenGraph, name: str) -> Link:
     """The MODEL with the edit patches of a golden output."""
     model = graph.model

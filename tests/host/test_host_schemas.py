@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,52 @@ def test_every_input_has_a_tooltip(ours: dict[str, Any]) -> None:
     assert not missing
     assert all(schema["description"] for schema in ours.values())
     assert all(all(schema["output_tooltips"]) for schema in ours.values())
+
+
+def test_nodes_fit_an_artists_screen(ours: dict[str, Any]) -> None:
+    """At most nine sockets and five widgets, what a choice opens not counted; three on the refiner."""
+    crowded = {}
+    for node, schema in ours.items():
+        widgets = [n for n, spec in _inputs(schema).items() if _is_widget(spec)]
+        sockets = len(_inputs(schema)) - len(widgets)
+        seeds = sum(bool(_inputs(schema)[n][1].get("control_after_generate")) for n in widgets)
+        if sockets > 9 or len(widgets) + seeds > (3 if node == "FluxGuard_LatentRefiner" else 5):
+            crowded[node] = sockets, len(widgets)
+    assert not crowded
+
+
+def _is_widget(spec: list[Any]) -> bool:
+    kind = spec[0]
+    widgets = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+    return (isinstance(kind, list) or kind in widgets) and not spec[1].get("forceInput")
+
+
+def _all_specs(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every input of a schema by name, those inside choices too."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if isinstance(item, list) and len(item) > 1 and isinstance(item[1], dict):
+                yield name, item
+            yield from _all_specs(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _all_specs(item)
+
+
+def test_no_number_means_something_else(ours: dict[str, Any]) -> None:
+    """No widget below 0 but growing, which shrinks; seeds stay as they are after a run."""
+    for node, schema in ours.items():
+        for name, (_, options) in _all_specs(schema["input"]):
+            assert options.get("min", 0) >= 0 or name == "grow", (node, name)
+            if name == "seed":
+                assert options["control_after_generate"] == "fixed", node
+
+
+def test_the_miniature_stays_in_its_category(ours: dict[str, Any]) -> None:
+    for node, schema in ours.items():
+        if schema["category"] != "FluxGuard/miniature":
+            told = json.dumps([schema["input"], schema["output"], schema["description"]])
+            assert not re.search(r"\bmini(-|ature)", told), node
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -109,7 +109,7 @@ def _all_specs(value: Any) -> Iterator[tuple[str, Any]]:
     """Every input of a schema by name, those inside choices too."""
     if isinstance(value, dict):
         for name, item in value.items():
-            if isinstance(item, list) and len(item) > 1 and isinstance(item[1], dict):
+            if isinstance(item, list) and len(item) == 2 and isinstance(item[0], str | list):
                 yield name, item
             yield from _all_specs(item)
     elif isinstance(value, list):
@@ -121,6 +121,8 @@ def test_no_number_means_something_else(ours: dict[str, Any]) -> None:
     """No widget below 0 but growing, which shrinks; seeds stay as they are after a run."""
     for node, schema in ours.items():
         for name, (_, options) in _all_specs(schema["input"]):
+            if not isinstance(options, dict):  # a list of two choices
+                continue
             assert options.get("min", 0) >= 0 or name == "grow", (node, name)
             if name == "seed":
                 assert options["control_after_generate"] == "fixed", node

@@ -148,7 +148,7 @@ def mask_source(text: str, rgb: Tensor, *, keep_identity: bool = False) -> MaskS
 
 def _connected(rgb: Tensor, keep_identity: bool) -> dict[str, MaskSource]:
     """What is on this machine and knows such a picture, best first."""
-    from ..mini.judge import world_of
+    from ..mini.world_check import world_of
     from ..weights import load_manifest
     from ..weights.where import find
 

@@ -10,15 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluxguard_core.cli.main import main
-from fluxguard_core.cli.sources import face_parser
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.mini.faces import parse_face
-from fluxguard_core.mini.judge import unsure_share, world_of
 from fluxguard_core.mini.portrait_spec import random_spec, with_attributes
 from fluxguard_core.mini.renderer import render
-from fluxguard_core.mini.world import load_stack
-from fluxguard_core.pictures.files import read_picture, write_png
 from fluxguard_core.regions import (
     EmptyMask,
     FullMask,
@@ -40,7 +35,6 @@ from fluxguard_core.regions.bisenet import BiSeNet
 from fluxguard_core.regions.overlay import overlay
 from fluxguard_core.regions.parsers import LABELS, SEGFORMER_ORDER, segformer_order
 from tests.core.test_region_shapes import sixty_eight
-from training.mini.regions_quality import overlaps, summary
 
 # The order of jonathandinu/face-parsing, as its config has it.
 SEGFORMER_NAMES = [
@@ -347,79 +341,3 @@ def test_the_overlay_shows_each_region_in_its_colour() -> None:
     changed = (shown - picture[None]).abs() > 0.02
     assert not (changed & outside).any()
     assert bool(changed[..., 100:, :].any())
-
-
-def test_drawn_portraits_and_noise_are_told_apart() -> None:
-    stack = load_stack("cpu")
-    for seed in range(500, 508):
-        picture = render(random_spec(seed)).image[None]
-        assert world_of(picture) == "drawn"
-        with torch.no_grad():
-            assert world_of(stack.decode(stack.encode(picture), (128, 128))) == "drawn"
-    noise = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    assert world_of(noise) == "photo" and unsure_share(noise) > 0.17
-
-
-def test_the_mask_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_png(tmp_path / "photo.png", portrait(hair_style="long")[None])
-    photo, out = str(tmp_path / "photo.png"), tmp_path / "mask.png"
-    before, after = "a woman with long hair", "a woman with long hair, wearing red lipstick"
-    arguments = [
-        "mask",
-        photo,
-        "--prompt",
-        after,
-        "--source-prompt",
-        before,
-        "-o",
-        str(out),
-        "--overlay",
-    ]
-    assert main(arguments) == 0
-    told = capsys.readouterr().out
-    assert "lips" in told and "by miniature" in told and "hair" not in told
-    mask = read_picture(out).rgb[:, :1]
-    expected = region_mask("lips", parse_face(read_picture(photo).rgb[0]))
-    assert torch.equal(mask[0, 0] > 0.5, expected)
-    assert read_picture(tmp_path / "mask-overlay.png").size == (128, 128)
-
-
-def test_the_mask_command_with_files_and_without_any(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FLUXGUARD_MODELS", str(tmp_path / "none"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("COMFYUI_PATH", raising=False)
-    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    write_png(tmp_path / "noise.png", noise)
-    photo, out = str(tmp_path / "noise.png"), str(tmp_path / "m.png")
-    assert main(["mask", photo, "--prompt", "red lips", "-o", out]) == 2
-    assert "models download bisenet" in capsys.readouterr().err
-    torch.save(bisenet_state(17), tmp_path / "hair.pth")
-    parser = f"bisenet:{tmp_path / 'hair.pth'}"
-    assert main(["mask", photo, "--prompt", "red hair", "-o", out, "--parser", parser]) == 2
-    assert "found no face" in capsys.readouterr().err
-    torch.save(bisenet_state(1), tmp_path / "skin.pth")
-    parser = f"bisenet:{tmp_path / 'skin.pth'}"
-    assert main(["mask", photo, "--prompt", "tanned skin", "-o", out, "--parser", parser]) == 2
-    assert "covers 100 % of the picture" in capsys.readouterr().err
-
-
-def test_the_miniatures_parser_finds_the_regions_of_people_it_has_not_seen() -> None:
-    figures = summary(overlaps(parse_face, 6))
-    assert figures["mean"] >= 0.85
-    assert min(figures["regions"][name]["iou"] for name in ("hair", "lips", "background")) > 0.8
-
-
-def test_protect_takes_the_parser_that_is_on_this_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FLUXGUARD_MODELS", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("COMFYUI_PATH", raising=False)
-    assert face_parser() is None
-    place = tmp_path / "facexlib" / "parsing_bisenet.pth"
-    place.parent.mkdir()
-    torch.save({"weight": torch.zeros(3)}, place)
-    with pytest.raises(FluxGuardError, match=r"models download bisenet"):
-        face_parser()

@@ -1,6 +1,6 @@
 """Write workflows/*.jpg by really running the miniature workflows on a ComfyUI.
 
-Usage: python scripts/make_thumbnails.py URL. Full-size graphs carry their miniature twin's picture, and it
+Usage: python scripts/make_thumbnails.py URL [BEGINNING OF A NAME]. Full-size graphs carry their miniature twin's picture, and it
 says so.
 """
 
@@ -49,7 +49,7 @@ def pictures(
     """Titled pictures: the source first, then what was made."""
     found = []
     for node, entry in graph.items():
-        if entry["class_type"] not in ("FluxGuard_MiniPortrait", "PreviewImage", "SaveImage"):
+        if entry["class_type"] not in ("FluxGuard_MiniPortrait", "PreviewImage", "SaveImage", "FluxGuard_MiniPortrait"):
             continue
         for image in outputs[node]["images"]:
             with urllib.request.urlopen(f"{url}/view?{urllib.parse.urlencode(image)}") as answer:
@@ -72,8 +72,8 @@ def sheet(tiles: list[tuple[str, Image.Image]], mark: str) -> Image.Image:
     return image
 
 
-def main(url: str) -> None:
-    for path in sorted((WORKFLOWS / "api").glob("mini-*.json")):
+def main(url: str, only: str = "") -> None:
+    for path in sorted((WORKFLOWS / "api").glob(f"mini-{only}*.json")):
         graph = json.loads(path.read_text("utf-8"))
         started = time.monotonic()
         tiles = pictures(url, graph, run(url, graph))
@@ -85,4 +85,4 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1].rstrip("/"))
+    main(sys.argv[1].rstrip("/"), *sys.argv[2:])

@@ -38,8 +38,9 @@ _ABOUT_REAL = (
     "`models list` it shows licences and sizes.\n\nFLUX.1-dev is not for commercial use."
 )
 _ABOUT_SHORT = (
-    "## Once\nFrom ComfyUI's folder, with its Python: `python custom_nodes/fluxguard/fluxguard_core models download "
-    "{names} yunet`. FLUX.1-dev and its encoders come through the front end; they are not for commercial use."
+    "## Models\n{vgg19}, {facexlib}, {pyfeat}, {auraface} and YuNet, once, from ComfyUI's folder with its Python: "
+    "`python custom_nodes/fluxguard/fluxguard_core models download {names} yunet`. FLUX.1-dev comes through the front "
+    "end; it is not for commercial use."
 )
 FETCHED = {
     "vgg19": "vgg19",
@@ -51,14 +52,18 @@ FETCHED = {
 
 def about_real() -> str:
     """What the full-size graphs need and where it goes, with links to what no stock loader offers."""
-    entries = {key: load_manifest()[name] for key, name in FETCHED.items()}
-    links = {key: f"[{entry.file}]({entry.url})" for key, entry in entries.items()}
-    return _ABOUT_REAL.format(names=" ".join(FETCHED.values()), **links)
+    return _linked(_ABOUT_REAL)
 
 
 def about_short() -> str:
     """The same in few words."""
-    return _ABOUT_SHORT.format(names=" ".join(FETCHED.values()))
+    return _linked(_ABOUT_SHORT)
+
+
+def _linked(text: str) -> str:
+    entries = {key: load_manifest()[name] for key, name in FETCHED.items()}
+    links = {key: f"[{entry.file}]({entry.url})" for key, entry in entries.items()}
+    return text.format(names=" ".join(FETCHED.values()), **links)
 
 
 def models(flow: Flow, mini: bool, *, flux: bool = True) -> tuple[Link, Link, Link]:

@@ -228,7 +228,7 @@ def test_workflows_link_what_no_stock_loader_offers() -> None:
     manifest = load_manifest()
     folder = where.PACKAGE_ROOT.parent / "workflows"
     graphs = [path for path in folder.glob("*.json") if not path.name.startswith("mini-")]
-    assert len(graphs) == 7
+    assert len(graphs) == 8
     for path in graphs:
         nodes = json.loads(path.read_text("utf-8"))["nodes"]
         (note,) = [n["widgets_values"][0] for n in nodes if "## Models" in str(n["widgets_values"])]

@@ -163,8 +163,15 @@ def test_every_node_has_a_help_page(server: Server, ours: dict[str, Any]) -> Non
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_workflows_use_existing_nodes_and_inputs(schemas: dict[str, Any], path: Path) -> None:
     document = json.loads(path.read_text(encoding="utf-8"))
-    for node in document["nodes"]:
+    parts = {part["id"]: part for part in document.get("definitions", {}).get("subgraphs", [])}
+    inner = [node for part in parts.values() for node in part["nodes"]]
+    for node in [*document["nodes"], *inner]:
         if node["type"] == "MarkdownNote":
+            continue
+        if node["type"] in parts:
+            for side in ("inputs", "outputs"):
+                given = [(entry["name"], entry["type"]) for entry in node[side]]
+                assert given == [(e["name"], e["type"]) for e in parts[node["type"]][side]]
             continue
         assert node["type"] in schemas, node["type"]
         schema = schemas[node["type"]]
@@ -195,7 +202,7 @@ def test_api_copies_use_existing_inputs(schemas: dict[str, Any], path: Path) -> 
 
 def test_blueprints_are_served(server: Server) -> None:
     found = {entry["name"] for entry in server.get("/global_subgraphs").values()}
-    assert {"Edit face with text", "Protect face"} <= found
+    assert {"Edit face with text", "Edit and protect a face", "Protect face"} <= found
 
 
 def test_the_miniature_is_in_the_stock_loaders(schemas: dict[str, Any]) -> None:

@@ -49,7 +49,12 @@ def pictures(
     """Titled pictures: the source first, then what was made."""
     found = []
     for node, entry in graph.items():
-        if entry["class_type"] not in ("FluxGuard_MiniPortrait", "PreviewImage", "SaveImage", "FluxGuard_MiniPortrait"):
+        if entry["class_type"] not in (
+            "FluxGuard_MiniPortrait",
+            "PreviewImage",
+            "SaveImage",
+            "FluxGuard_MiniPortrait",
+        ):
             continue
         for image in outputs[node]["images"]:
             with urllib.request.urlopen(f"{url}/view?{urllib.parse.urlencode(image)}") as answer:

@@ -21,6 +21,7 @@ from ..pipelines.face_set import chosen_pairs, embed_set, known_by, read_face_se
 from ..protect.photo import Autoencoder
 from ..recognition.encoder import FaceEncoder
 from ..recognition.loading import load_encoder
+from .sources import recogniser_file
 
 
 def register(kinds: Any) -> None:
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     judges: list[FaceEncoder] = []
     embeddings: dict[str, dict[str, Tensor]] = {}
     for path in [*args.recogniser, *args.hold_out]:
-        encoder = load_encoder(path)
+        encoder = load_encoder(recogniser_file(path)[0])
         vectors = embed_set(encoder, photos)
         encoder = known_by(encoder, vectors, photos)
         (encoders if path in args.recogniser else judges).append(encoder)

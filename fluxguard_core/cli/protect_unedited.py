@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             on_step=_told(preset.steps, stop, quiet=args.quiet),
         )
-    return _written(targets, picture, done.picture, points, ensemble, preset.name)
+    _written(targets, picture, done.picture, points, ensemble, preset.name)
+    return 130 if done.interrupted else 0
 
 
 def _told(steps: int, stop: Callable[[], bool], *, quiet: bool) -> Callable[[Step, Tensor], None]:
@@ -87,8 +88,9 @@ def _written(
     points: Tensor,
     ensemble: Ensemble,
     preset: str,
-) -> int:
-    """Write the photo, where it was changed, and the numbers; say them in words."""
+) -> None:
+    """Write the photo, the numbers, and where it was changed; say them in words."""
+    write_atomic(targets.protected, png_bytes(replace(picture, rgb=protected)))
     looks = likeness(picture.rgb, protected, points)
     recognised = _recognised(ensemble, picture.rgb, protected, points)
     numbers = {
@@ -102,17 +104,24 @@ def _written(
         targets.protected.with_name(targets.protected.stem + HEAT),
         heat_picture(picture.rgb, protected),
     )
-    write_atomic(targets.protected, png_bytes(replace(picture, rgb=protected)))
     print(f"\r{shown(targets.protected)}: {looks.told()}")
     for row in recognised:
-        role = "attacked" if row["attacked"] else "not attacked"
-        limit = "" if row["threshold"] is None else f", matches above {row['threshold']:.2f}"
-        print(f"  {row['name']} ({role}): similarity 1.00 to {row['similarity']:.2f}{limit}")
+        role = "attacked" if row["attacked"] else "held out"
+        print(
+            f"  {row['name']} ({role}): similarity 1.00 to {row['similarity']:.2f}{_matched(row)}"
+        )
     if preset == "strong":
         print(
             "  strong protects whatever it looks like: look at the picture before you publish it."
         )
-    return 0
+
+
+def _matched(row: dict[str, Any]) -> str:
+    """Whether a recogniser still takes both pictures for one person, as far as its threshold is known."""
+    if row["threshold"] is None:
+        return ", threshold not known"
+    still = row["similarity"] > row["threshold"]
+    return f", {'still matches' if still else 'no longer matches'} (above {row['threshold']:.2f})"
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from ..recognition.encoder import Colour, FaceEncoder
 from ..recognition.ensemble import Ensemble
 from ..recognition.loading import load_encoder
 from ..regions import FaceParser, bisenet_parser
-from ..weights import load_manifest, require
+from ..weights import Entry, load_manifest, require
 from ..weights.where import find
 from .finding import add_detector, parse_detector
 
@@ -76,17 +76,17 @@ def add_recognisers(parser: Any) -> None:
     """Arguments that say which recognisers are attacked and which are held out."""
     parser.add_argument(
         "--recogniser",
-        metavar="FILE[:COLOUR]",
+        metavar="FILE|ID[:COLOUR]",
         action="append",
         default=[],
-        help="attacked, as FILE or FILE:rgb|bgr|both for another channel order; may be repeated",
+        help="attacked: a file or an id of `models list`, with :rgb|bgr|both for another channel order; may be repeated",
     )
     parser.add_argument(
         "--hold-out",
-        metavar="FILE[:COLOUR]|NAME",
+        metavar="FILE|ID[:COLOUR]|NAME",
         action="append",
         default=[],
-        help="judges only: a file, or the name of one of the recognisers; may be repeated",
+        help="judges only: a file, an id, or the name of one of the recognisers; may be repeated",
     )
 
 
@@ -185,7 +185,7 @@ def recognisers(
     given: Sequence[str], hold_out: Sequence[str], device: str = "cpu"
 ) -> tuple[tuple[FaceEncoder, ...], tuple[FaceEncoder, ...]]:
     """Attacked and held-out recognisers: files, of which those named in ``hold_out`` only judge."""
-    names = {text for text in hold_out if not Path(_colour(text)[0]).is_file()}
+    names = {text for text in hold_out if text in given or not _is_place(text)}
     files = [text for text in hold_out if text not in names]
     loaded = _distinct([_recogniser(text, device) for text in (*given, *files)])
     mine, judges = loaded[: len(given)], loaded[len(given) :]
@@ -200,10 +200,29 @@ def recognisers(
 
 
 def _recogniser(text: str, device: str) -> tuple[Path, FaceEncoder]:
-    path, colour = _colour(text)
+    path, colour = recogniser_file(text)
     encoder = load_encoder(path, colour=colour)
     encoder.network.to(device)
-    return Path(path), encoder
+    return path, encoder
+
+
+def recogniser_file(text: str) -> tuple[Path, Colour | None]:
+    """The file that FILE[:COLOUR] or ID[:COLOUR] means, an id being one of the manifest's recognisers."""
+    path, colour = _colour(text)
+    entry = None if Path(path).is_file() else _listed(path)
+    return (Path(path) if entry is None else require(entry)), colour
+
+
+def _is_place(text: str) -> bool:
+    path, _ = _colour(text)
+    return Path(path).is_file() or _listed(path) is not None
+
+
+def _listed(name: str) -> Entry | None:
+    """The manifest's recogniser of that id, but the miniature's, which go by their own names."""
+    listed = load_manifest().entries
+    entries = (entry for entry in listed if entry.id == name and entry.role == "recogniser")
+    return next((entry for entry in entries if entry.source != "package"), None)
 
 
 def _distinct(loaded: list[tuple[Path, FaceEncoder]]) -> list[FaceEncoder]:

@@ -232,7 +232,7 @@ def _axes(x: Place, y: Place, low: float) -> str:
     )
     names = (
         f"<text x='{WIDTH / 2}' y='{HEIGHT - 12}' font-size='12' text-anchor='middle'>HaarPSI over the face</text>"
-        f"<text x='12' y='{PAD - 20}' font-size='12'>still matched by recognisers that were not attacked</text>"
+        f"<text x='12' y='{PAD - 20}' font-size='12'>still matched by held-out recognisers</text>"
     )
     return across + up + names
 

@@ -30,7 +30,7 @@ def test_a_photo_is_protected_as_it_is(tmp_path: Path, capsys: pytest.CaptureFix
     given += ["--hold-out", str(tmp_path / "random2.safetensors"), "--preset", "gentle"]
     assert main(given) == 0
     said = capsys.readouterr().out
-    assert "HaarPSI" in said and "random2 (not attacked)" in said
+    assert "HaarPSI" in said and "random2 (held out)" in said and " matches (above 0.40)" in said
     numbers = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     assert numbers["preset"] == "gentle" and numbers["likeness"]["haarpsi"] >= 0.949
     before, after = read_picture(photo).rgb, read_picture(out).rgb
@@ -38,3 +38,17 @@ def test_a_photo_is_protected_as_it_is(tmp_path: Path, capsys: pytest.CaptureFix
     assert read_picture(tmp_path / "out-where.png").rgb.shape == before.shape
     assert main([*given[:1], str(tmp_path), *given[2:]]) == 2
     assert "one photo" in capsys.readouterr().err
+
+
+def test_a_recogniser_may_be_named_by_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where its file is not here, the message says how it comes."""
+    monkeypatch.setenv("FLUXGUARD_MODELS", str(tmp_path / "models"))
+    photo = tmp_path / "me.png"
+    write_png(photo, render(random_spec(7)).image[None])
+    given = ["protect", str(photo), "-o", str(tmp_path / "out.png"), "--detector", "miniature"]
+    assert main([*given, "--recogniser", "auraface", "--hold-out", "sface"]) == 2
+    assert "models download auraface" in capsys.readouterr().err
+    assert main([*given, "--recogniser", "aurafac"]) == 2
+    assert "aurafac" in capsys.readouterr().err

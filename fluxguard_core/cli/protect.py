@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
                 if len(plan.items) == 1 and isinstance(error, FluxGuardError):
                     raise
                 failed += 1
-                print(f"{shown(item.photo)}: {_told(error)}", file=sys.stderr)
+                print(f"{_called(args, item)}: {_told(error)}", file=sys.stderr)
     if len(plan.items) > 1 or failed:
         print(_summary(plan, failed), file=sys.stderr if failed else sys.stdout)
     return 1 if failed or plan.left_alone else 0
@@ -140,7 +141,7 @@ def protect_item(
 ) -> Protected:
     """Protect one photo; its pictures are on disk before anything is measured."""
     picture = read_picture(item.photo)
-    _check_world(models, picture.rgb, shown(item.photo))
+    _check_world(models, picture.rgb, _called(args, item))
     wishes = Wishes(
         prompt=args.prompt,
         source_prompt=args.source_prompt,
@@ -169,6 +170,13 @@ def protect_item(
     else:
         print(f"{shown(item.targets.protected)}: {result.report.verdict.headline}")
     return result
+
+
+def _called(args: argparse.Namespace, item: Item) -> str:
+    """A photo as the user knows it: its name, within the folder that was given."""
+    given = Path(args.photo)
+    inside = item.photo.is_relative_to(given) and item.photo != given
+    return shown(item.photo.relative_to(given) if inside else item.photo.name)
 
 
 def _check_world(models: Models, photo: Tensor, name: str) -> None:

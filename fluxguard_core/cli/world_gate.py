@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from ..mini.world_check import world_of
+from ..mini.world_check import likeness_to_a_drawing, world_of
 from ..recognition.encoder import FaceEncoder
 from ..worlds import World
 
@@ -36,6 +37,12 @@ def check_world(
         foreign.insert(0, "the model" if stack == "photo" else "the built-in miniature")
     if not foreign:
         return world
+    if likeness_to_a_drawing(picture) == -math.inf:
+        raise WrongWorld(
+            f"No face was found in {name} that could be a drawn portrait's, and {_named(foreign)} only these. Nothing "
+            "was done.",
+            PHOTO_WAYS,
+        )
     if world == "photo":
         raise WrongWorld(
             f"{name} is a photo, but {_named(foreign)} only drawn portraits: it would be disfigured, and every "

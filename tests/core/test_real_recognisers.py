@@ -73,7 +73,7 @@ def protect(folder: Path, *recognisers: str) -> tuple[dict[str, Any], Tensor]:
     photo = portrait(folder / "me.png")
     assert main(["protect", str(photo), *words, *recognisers]) == 0
     report = json.loads(out.with_suffix(".json").read_text())
-    change = read_picture(out).rgb - read_picture(folder / "out-edited.png").rgb
+    change = read_picture(out).rgb - read_picture(folder / "out-unprotected.png").rgb
     return {entry["name"]: entry for entry in report["recognisers"]}, change
 
 
@@ -111,8 +111,9 @@ def test_ir152_and_an_onnx_recogniser_calibrated_by_the_user(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     onnx = str(iresnet(tmp_path / "recogniser.onnx", 64, (3, 4, 14, 3), 112, 512))
     ir152 = str(public_file(tmp_path / "anything.bin", "ir152"))
-    first = ["protect", "missing.png", "--prompt", "a person wearing red lipstick", "-o", "out.png"]
-    assert main([*first, "--recogniser", onnx]) == 2  # before the photo is even opened
+    photo = str(portrait(tmp_path / "first.png"))
+    first = ["protect", photo, "--prompt", "a person wearing red lipstick"]
+    assert main([*first, "-o", str(tmp_path / "out.png"), "--recogniser", onnx]) == 2
     assert "fluxguard calibrate" in capsys.readouterr().err
     strangers = tmp_path / "strangers"
     strangers.mkdir()

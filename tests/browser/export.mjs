@@ -1,12 +1,12 @@
-// Opens workflows in ComfyUI's real front end: exports them in API format, takes screenshots, queues one.
-// Usage: node export.mjs URL CHROMIUM OUT [--run NAME]; reads {name: workflow} as JSON from standard input. A workflow's
+// Opens workflows in ComfyUI's real front end: exports them in API format, takes screenshots, runs some.
+// Usage: node export.mjs URL CHROMIUM OUT [--run NAME,NAME]; reads {name: workflow} as JSON from standard input. A workflow's
 // extra.typed is what a person types into its subgraph node's widgets, in their order; null leaves one as it is.
 import { readFileSync, writeFileSync, mkdirSync } from "node:fs";
 import { createRequire } from "node:module";
 
 const require = createRequire(process.env.PLAYWRIGHT_HOME ? `${process.env.PLAYWRIGHT_HOME}/` : import.meta.url);
 const { chromium } = require("playwright-core");
-const [url, executablePath, out, , runName] = process.argv.slice(2);
+const [url, executablePath, out, , runNames] = process.argv.slice(2);
 const workflows = JSON.parse(readFileSync(0, "utf8"));
 mkdirSync(out, { recursive: true });
 
@@ -45,22 +45,7 @@ for (const [name, workflow] of Object.entries(workflows)) {
   await page.waitForTimeout(300);
   // The picture shows the graph alone, not which model files this machine lacks.
   await page.addStyleTag({ content: "[data-testid=error-overlay], .minimap-main-container { display: none !important }" });
-  await page.evaluate(() => {
-    const { graph, canvas } = window.app;
-    for (const node of graph.nodes) {
-      node.has_errors = false;
-      node.strokeStyles = {};
-    }
-    const boxes = [...graph.nodes, ...graph.groups].map((item) => [...(item.boundingRect ?? item._bounding)]);
-    for (const point of graph.reroutes.values()) boxes.push([...point.pos, 0, 0]);
-    const left = Math.min(...boxes.map((box) => box[0])), top = Math.min(...boxes.map((box) => box[1]));
-    const right = Math.max(...boxes.map((box) => box[0] + box[2])), bottom = Math.max(...boxes.map((box) => box[1] + box[3]));
-    const scale = Math.min(1780 / (right - left), 860 / (bottom - top));
-    canvas.ds.scale = scale;
-    canvas.ds.offset[0] = -left + 80 / scale;
-    canvas.ds.offset[1] = -top + 90 / scale;
-    canvas.setDirty(true, true);
-  });
+  await page.evaluate(whole);
   await page.waitForTimeout(900);
   await page.screenshot({ path: `${out}/${name}.png` });
   // As large as a person reads it, from the graph's upper left corner.
@@ -75,6 +60,24 @@ for (const [name, workflow] of Object.entries(workflows)) {
   await page.waitForTimeout(700);
   await page.screenshot({ path: `${out}/${name}-100.png` });
   results[name].geometry = await page.evaluate(measured);
+}
+
+// The whole graph in view, without the frames of errors.
+function whole() {
+  const { graph, canvas } = window.app;
+  for (const node of graph.nodes) {
+    node.has_errors = false;
+    node.strokeStyles = {};
+  }
+  const boxes = [...graph.nodes, ...graph.groups].map((item) => [...(item.boundingRect ?? item._bounding)]);
+  for (const point of graph.reroutes.values()) boxes.push([...point.pos, 0, 0]);
+  const left = Math.min(...boxes.map((box) => box[0])), top = Math.min(...boxes.map((box) => box[1]));
+  const right = Math.max(...boxes.map((box) => box[0] + box[2])), bottom = Math.max(...boxes.map((box) => box[1] + box[3]));
+  const scale = Math.min(1780 / (right - left), 860 / (bottom - top));
+  canvas.ds.scale = scale;
+  canvas.ds.offset[0] = -left + 80 / scale;
+  canvas.ds.offset[1] = -top + 90 / scale;
+  canvas.setDirty(true, true);
 }
 
 // Where everything really lies on the canvas, and how far each link runs under nodes that are not its own.
@@ -116,15 +119,18 @@ function measured() {
   return { nodes, groups, under, area: [canvas.canvas.width, canvas.canvas.height] };
 }
 
-if (runName) {
-  await page.evaluate(async (graph) => { await window.app.loadGraphData(graph); }, workflows[runName]);
+for (const name of runNames ? runNames.split(",") : []) {
+  await page.evaluate(async (graph) => { await window.app.loadGraphData(graph); }, workflows[name]);
   await page.waitForTimeout(1000);
   await page.evaluate(async () => { await window.app.queuePrompt(0, 1); });
   await page.waitForFunction(
-    () => window.app.graph.nodes.some((node) => node.type === "SaveImage" && node.imgs?.length),
-    null, { timeout: 300000 });
-  await page.waitForTimeout(500);
-  await page.screenshot({ path: `${out}/${runName}-result.png` });
+    () => window.app.graph.nodes.filter((node) => ["SaveImage", "PreviewImage"].includes(node.type))
+      .every((node) => node.imgs?.length),
+    null, { timeout: 600000 });
+  await page.waitForTimeout(1500);
+  await page.evaluate(whole);
+  await page.waitForTimeout(900);
+  await page.screenshot({ path: `${out}/${name}-result.png` });
 }
 writeFileSync(`${out}/results.json`, JSON.stringify({ results, problems }, null, 1));
 await browser.close();

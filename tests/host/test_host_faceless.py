@@ -103,6 +103,8 @@ def test_nothing_but_faceless_pictures(server: Server) -> None:
     graph, _ = protecting()
     wall = add(graph, "EmptyImage", width=128, height=128, batch_size=2, color=0x8090A0)
     graph[find(graph, "VAEEncode")]["inputs"]["pixels"] = wall
+    graph[find(graph, "FluxGuard_MiniFaceFinder")]["inputs"]["image"] = wall
+    graph[find(graph, "FluxGuard_KeepPhotoPixels")]["inputs"]["photo"] = wall
     del graph[find(graph, "FluxGuard_PrivacyReport")]
     assert "No face was found in any picture" in server.fails(graph)
     graph[wall[0]]["inputs"]["batch_size"] = 1
@@ -125,10 +127,12 @@ def test_grey_stays_grey_and_alpha_is_kept(server: Server) -> None:
     graph, _ = protecting()
     loaded = add(graph, "LoadImage", image="grey.png")
     transparent = add(graph, "JoinImageWithAlpha", image=loaded, alpha=[loaded[0], 1])
-    composite = [find(graph, "ImageCompositeMasked"), 0]
+    composite = [find(graph, "FluxGuard_KeepPhotoPixels"), 0]
     out = add(graph, "JoinImageWithAlpha", image=greyed(graph, composite), alpha=[loaded[0], 1])
-    for name, image in (("VAEEncode", "pixels"), ("ImageCompositeMasked", "destination")):
-        graph[find(graph, name)]["inputs"][image] = transparent
+    places = (("VAEEncode", "pixels"), ("KeepPhotoPixels", "photo"), ("MiniFaceFinder", "image"))
+    for name, image in places:
+        node = find(graph, name if name == "VAEEncode" else f"FluxGuard_{name}")
+        graph[node]["inputs"][image] = transparent
     report = graph[find(graph, "FluxGuard_PrivacyReport")]["inputs"]
     report.update(original=transparent, edited=transparent, protected=out, second_photo=transparent)
     mask, _ = masked(graph, image=transparent)

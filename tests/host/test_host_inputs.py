@@ -157,13 +157,16 @@ def test_landmarks_of_a_picture_that_vae_encode_cuts(server: Server) -> None:
     larger = add(graph, "ImagePadForOutpaint", image=portrait, **margin)
     graph[find(graph, "VAEEncode")]["inputs"]["pixels"] = larger
     picked(graph, larger, face_landmarks=landmarks(server, graph, larger, margin=2))
-    # The report is of the portrait itself.
+    # The results have the whole picture's size: the margin is the picture's own.
+    graph[find(graph, "FluxGuard_MiniFaceFinder")]["inputs"]["image"] = larger
     mini = [find(graph, "FluxGuard_MiniFaceFinder"), 0]
-    graph[find(graph, "FluxGuard_PrivacyReport")]["inputs"]["faces"] = mini
+    report = graph[find(graph, "FluxGuard_PrivacyReport")]["inputs"]
+    report.update(original=larger, edited=larger, faces=mini)
     graph[find(graph, "FluxGuard_KeepPhotoPixels")]["inputs"]["photo"] = larger
     saved = region(graph, node)
     outcome, protected = result(server, graph)
-    assert_protected(original(graph), original(graph), protected)
+    assert protected.shape[-2:] == (132, 132)
+    assert_protected(original(graph), original(graph), protected[..., 2:-2, 2:-2])
     # The same region as on the portrait without its margin.
     plain, other = protecting()
     picked(plain, portrait, face_landmarks=landmarks(server, plain, portrait))

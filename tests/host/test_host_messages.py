@@ -417,5 +417,6 @@ def test_a_trajectory_file_that_is_not_there(server: Server) -> None:
 
 def test_a_window_outside_the_trajectory(server: Server) -> None:
     graph = GoldenGraph()
-    graph.sample(graph.fuse(graph.model, first_interval=4, end_interval=40))
-    assert "inside the 10 intervals" in server.fails(graph.graph)
+    window = {"window": "custom", "window.first": 4, "window.last": 40}
+    graph.sample(graph.fuse(graph.model, **window))
+    assert "intervals 0 to 9, got 4 to 40" in server.fails(graph.graph)

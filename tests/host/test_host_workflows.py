@@ -183,15 +183,18 @@ def test_the_host_equals_the_diffusers_backend(server: Server, tmp_path: Path) -
         stack.field(prompts["Source"], 1.0),
         stack.encode(picture),
         theirs.sigmas,
-        value_intervals=graph[inversion]["inputs"]["value_intervals"],
+        value_intervals=theirs.value_intervals,
     )
     assert relative_error(theirs.source, ours.source) < 1e-3
     assert relative_error(theirs.terminal, ours.terminal) < 1e-3
     words = graph[find(graph, "FluxGuard_TextToMask")]["inputs"]
-    from fluxguard_core.regions import grow
+    from fluxguard_core.flow.controls import paper_injection
+    from fluxguard_core.regions import coverage, grow
 
-    mask = soft_mask(grow(text_mask(picture, words["text"], parse_face), words["grow"]), 8)
-    controls = (ValueInjection(ours, ours.value_intervals), VelocityFusion(ours, mask))
+    grown = grow(text_mask(picture, words["text"], parse_face), words["grow"])
+    mask = soft_mask(grown, 8)
+    injected = paper_injection(ours.intervals, coverage(grown))  # a small mask injects less
+    controls = (ValueInjection(ours, injected), VelocityFusion(ours, mask))
     edited = generate(stack.field(prompts["Target"], 5.5), ours, controls)
     assert relative_error(saved_latent(server, outcome, "l"), edited) < 1e-3
 

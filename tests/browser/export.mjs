@@ -125,11 +125,10 @@ for (const name of runNames ? runNames.split(",") : []) {
   await page.evaluate(async () => { await window.app.queuePrompt(0, 1); });
   await page.waitForFunction(
     () => window.app.graph.nodes.filter((node) => ["SaveImage", "PreviewImage"].includes(node.type))
-      .every((node) => node.imgs?.length),
+      .every((node) => window.app.nodeOutputs?.[node.id]?.images?.length),
     null, { timeout: 600000 });
-  await page.waitForTimeout(1500);
   await page.evaluate(whole);
-  await page.waitForTimeout(900);
+  await page.waitForTimeout(2500); // a node loads its pictures when it is drawn
   await page.screenshot({ path: `${out}/${name}-result.png` });
 }
 writeFileSync(`${out}/results.json`, JSON.stringify({ results, problems }, null, 1));

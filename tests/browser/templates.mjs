@@ -23,16 +23,7 @@ const results = {};
 for (const [pack, templates] of Object.entries(packs)) {
   results[pack] = { listed: [], opened: {} };
   for (const template of templates) {
-    await page.keyboard.press("Escape"); // the template dialog of a first visit, or what the last one left open
-    await page.getByRole("button", { name: "Templates", exact: true }).click();
-    await page.locator("[role=dialog]").getByText(pack, { exact: true }).click();
-    const card = page.getByTestId(`template-workflow-${template}`);
-    await card.waitFor();
-    results[pack].listed = await cards.evaluateAll((found) => found.map(
-      (element) => element.dataset.testid.replace("template-workflow-", "")));
-    await page.evaluate(() => window.app.graph.clear());
-    await card.click();
-    await page.waitForFunction(() => window.app.graph.nodes.length > 0);
+    await opened(pack, template);
     await page.waitForTimeout(1200);
     await page.screenshot({ path: `${out}/template-${template}.png` });
     const details = page.getByText("View details"); // of missing models, for instance
@@ -48,5 +39,26 @@ for (const [pack, templates] of Object.entries(packs)) {
     }));
   }
 }
+// Click a template's card until its graph is there: a busy machine may draw the dialog anew under the pointer.
+async function opened(pack, template) {
+  for (let attempt = 0; ; attempt++) {
+    await page.keyboard.press("Escape"); // the template dialog of a first visit, or what the last one left open
+    await page.getByRole("button", { name: "Templates", exact: true }).click();
+    await page.locator("[role=dialog]").getByText(pack, { exact: true }).click();
+    const card = page.getByTestId(`template-workflow-${template}`);
+    await card.waitFor();
+    results[pack].listed = await cards.evaluateAll((found) => found.map(
+      (element) => element.dataset.testid.replace("template-workflow-", "")));
+    await page.evaluate(() => window.app.graph.clear());
+    await card.click();
+    try {
+      await page.waitForFunction(() => window.app.graph.nodes.length > 0, null, { timeout: 20000 });
+      return;
+    } catch (error) {
+      if (attempt === 3) throw error;
+    }
+  }
+}
+
 writeFileSync(`${out}/templates.json`, JSON.stringify({ results, problems }, null, 1));
 await browser.close();

@@ -169,7 +169,9 @@ def test_every_node_lies_in_one_group(seen: dict[str, Any], path: Path) -> None:
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_links_run_from_left_to_right(seen: dict[str, Any], path: Path) -> None:
     """Or down, to the node that shows a result."""
-    where = {str(node["id"]): node["box"] for node in seen["results"][path.stem]["geometry"]["nodes"]}
+    where = {
+        str(node["id"]): node["box"] for node in seen["results"][path.stem]["geometry"]["nodes"]
+    }
     for _, origin, _, target, _, _ in json.loads(path.read_text("utf-8"))["links"]:
         from_box, to_box = where[str(origin)], where[str(target)]
         below = from_box[0] == to_box[0] and from_box[1] < to_box[1]

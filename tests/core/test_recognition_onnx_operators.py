@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fluxguard_core.recognition.backbones.inception_resnet import InceptionResnetV1
 from fluxguard_core.recognition.backbones.iresnet_arcface import IResNet
@@ -252,6 +253,27 @@ REFUSED: dict[str, tuple[str, Callable[[Model], str]]] = {
     "drop a batch": ("Squeeze", lambda m: m.add("Squeeze", m.add("GlobalAveragePool", "x"))),
     "makes a tensor of": ("Expand", lambda m: m.add("Expand", "x", m.integers(10**7, 1, 1, 1, 1))),
 }  # fmt: skip
+
+
+# What a pretended card cannot do without a driver: make a tensor of numbers there, tell a shape's numbers.
+BEYOND_PRETENDING = {
+    *("AveragePool, padding out", "AveragePool, ceil", "Slice", "Slice, old"),
+    *("Shape", "ConstantOfShape"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in BEYOND_PRETENDING])
+def test_operators_compute_on_a_card(tmp_path: Path, name: str) -> None:
+    """Constants that were folded follow the network; what stays on the CPU is only ever a shape or an index."""
+    opset, build = CASES[name]
+    m = Model()
+    network = GraphNetwork(read_onnx(m.save(tmp_path / "g.onnx", build(m), opset)))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for key, parameter in list(network._parameters.items()):
+            there = torch.empty(parameter.shape, dtype=parameter.dtype, device="cuda")
+            network._parameters[key] = nn.Parameter(there, False)
+        out = network(torch.empty(2, 3, 8, 8, device="cuda"))
+    assert out.device.type == "cuda" and out.shape[0] == 2
 
 
 @pytest.mark.parametrize("problem", REFUSED)

@@ -99,7 +99,7 @@ def picture(
     """IMAGE and FACES, by the host's face meshes or by YuNet."""
     if mini:
         drawn = flow.node("FluxGuard_MiniPortrait", seed=MINI_SEED, count=count)
-        finder, room = "FluxGuard_MiniFaceFinder", None if meshes else 130
+        finder, room = "FluxGuard_MiniFaceFinder", None if meshes else 172
         found = flow.node(finder, {"image": (drawn, "IMAGE")}, below=drawn, shows=room)
         return (drawn, "IMAGE"), (found, "faces")
     loaded = flow.node("LoadImage", image="example.png", shows=None if meshes else 170)

@@ -198,7 +198,7 @@ def test_an_onnx_file_is_calibrated_while_the_server_runs(server: Server, tmp_pa
     assert f"`{sys.executable} -m pip install onnx`" in server.fails(graph)
     for index in range(46):
         write_png(tmp_path / f"{index}.png", torch.rand(1, 3, 16, 16))
-    command = ["-m", "fluxguard_core.cli", "calibrate", str(file), "--faces", str(tmp_path)]
+    command = ["-m", "fluxguard_core", "calibrate", str(file), "--faces", str(tmp_path)]
     run([python, *command, "--detector", "frame"], server)
     kept = file.with_name("d.onnx.thresholds.json")
     aside = kept.rename(tmp_path / kept.name)

@@ -14,16 +14,17 @@ from comfy_api.latest import io, ui
 
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.flow import Trajectory, load_trajectory, save_trajectory
-from . import host
+from . import folders, host
 from .node import Node
 from .wires import CATEGORY, TrajectoryWire
 
 SUFFIX = ".trajectory.safetensors"
+_MODELS = " [models]"
 _SETTLED = 10.0  # seconds; some file systems count a folder's changes no finer than two seconds
 
 
 def trajectory_files() -> list[str]:
-    """Saved trajectories in the output and input folders, the newest first, marked like [output]."""
+    """Saved trajectories, the newest first, marked by where they lie: [output], [input] or [models]."""
     found: list[tuple[float, str]] = []
     for kind, folder in (
         ("output", folder_paths.get_output_directory()),
@@ -35,7 +36,24 @@ def trajectory_files() -> list[str]:
             except OSError:  # deleted meanwhile, or a link to nothing
                 continue
             found.append((-written, f"{Path(path).relative_to(folder).as_posix()} [{kind}]"))
+    for name in folders.files_in(folders.TRAJECTORIES):
+        kept = folders.file_in(folders.TRAJECTORIES, name)
+        if kept is not None and _is_trajectory(name):
+            found.append((-kept.stat().st_mtime, f"{Path(name).as_posix()}{_MODELS}"))
     return [name for _, name in sorted(found)]
+
+
+def trajectory_file(name: str) -> Path | None:
+    """Where a file of the list lies; None where it is there no more."""
+    if name.endswith(_MODELS):
+        return folders.file_in(folders.TRAJECTORIES, name.removesuffix(_MODELS))
+    if not folder_paths.exists_annotated_filepath(name):
+        return None
+    return Path(folder_paths.get_annotated_filepath(name))
+
+
+def _is_trajectory(name: str) -> bool:
+    return name.lower().endswith(SUFFIX)
 
 
 def _below(folder: str) -> Iterator[str]:
@@ -47,11 +65,11 @@ def _below(folder: str) -> Iterator[str]:
     try:
         changed = os.stat(folder).st_mtime_ns
         settled = time.time_ns() - changed > _SETTLED * 1e9
-        files, folders = (_entries if settled else _entries.__wrapped__)(folder, changed)
+        files, deeper = (_entries if settled else _entries.__wrapped__)(folder, changed)
     except OSError:
         return
     yield from files
-    for inner in folders:
+    for inner in deeper:
         yield from _below(inner)
 
 
@@ -61,7 +79,7 @@ def _entries(folder: str, changed: int) -> tuple[tuple[str, ...], tuple[str, ...
     del changed
     with os.scandir(folder) as entries:
         seen = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    files = tuple(path for path, is_folder in seen if not is_folder and path.endswith(SUFFIX))
+    files = tuple(path for path, is_folder in seen if not is_folder and _is_trajectory(path))
     return files, tuple(path for path, is_folder in seen if is_folder)
 
 
@@ -126,18 +144,19 @@ class LoadTrajectory(Node):
 
     @classmethod
     def validate_inputs(cls, file: str) -> bool | str:
-        if not folder_paths.exists_annotated_filepath(file):
+        if trajectory_file(file) is None:
             return f"There is no trajectory {file}. Save one with Save Trajectory, then press R and choose it."
         return True
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> Any:
-        stat = Path(folder_paths.get_annotated_filepath(file)).stat()
-        return f"{file} {stat.st_size} {stat.st_mtime_ns}"
+        path = trajectory_file(file)
+        stat = None if path is None else path.stat()
+        return f"{file} {stat and (stat.st_size, stat.st_mtime_ns)}"
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        path = folder_paths.get_annotated_filepath(file)
+        path = trajectory_file(file)
         if path is None:
             raise FluxGuardError(f"There is no trajectory {file}. Choose another one.")
         with host.ordinary_tensors():

@@ -7,13 +7,14 @@ is installed in (or the one COMFYUI_PATH names), then the user's cache.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .errors import ModelFileError
 from .manifest import PACKAGE_ROOT, Entry
 
 RECOGNISERS = "fluxguard/recognisers"
+Folders = Mapping[str, Sequence[Path]]
 _OTHER_NAMES = {"diffusion_models": "unet", "text_encoders": "clip"}
 
 
@@ -51,47 +52,65 @@ def search_roots(host: Sequence[Path] = ()) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(root.absolute() for root in roots))
 
 
-def candidates(entry: Entry, roots: Sequence[Path] | None = None) -> tuple[Path, ...]:
+def candidates(
+    entry: Entry, roots: Sequence[Path] | None = None, named: Folders | None = None
+) -> tuple[Path, ...]:
     """Every place `entry` may lie at, best first; any recogniser may also lie in RECOGNISERS."""
+    return tuple(place for _, place in _places(entry, roots, named))
+
+
+def _places(
+    entry: Entry, roots: Sequence[Path] | None, named: Folders | None
+) -> list[tuple[str, Path]]:
+    """Places by the name of the folder that they lie in; what has no folder is named ""."""
     if entry.package_path is not None:
-        return (PACKAGE_ROOT / entry.package_path,)
+        return [("", PACKAGE_ROOT / entry.package_path)]
     top, _, rest = entry.folder.partition("/")
     folders = [entry.folder]
     if top in _OTHER_NAMES:
         folders.append("/".join(filter(None, (_OTHER_NAMES[top], rest))))
     if entry.role == "recogniser" and entry.folder != RECOGNISERS:
         folders.append(RECOGNISERS)
-    places: list[Path] = []
+    places: list[tuple[str, Path]] = []
     for root in search_roots() if roots is None else roots:
-        places.extend(root / folder / entry.file for folder in folders)
+        places.extend((folder, root / folder / entry.file) for folder in folders)
         if entry.source == "bring":
-            places.append(root / entry.file)
-    return tuple(places)
+            places.append(("", root / entry.file))
+    for folder in folders:
+        places.extend((folder, other / entry.file) for other in (named or {}).get(folder, ()))
+    return list(dict.fromkeys(places))
 
 
-def find(entry: Entry, roots: Sequence[Path] | None = None) -> Path | None:
+def find(
+    entry: Entry, roots: Sequence[Path] | None = None, named: Folders | None = None
+) -> Path | None:
     """The first place where the file of `entry` exists, or None.
 
     In RECOGNISERS a file of one name may be another model's (auraface and glintr100 share theirs);
     outside its own folder an entry takes only a file of its size.
+
+    Args:
+        named: folders outside the roots, by the name that they have in a models folder.
     """
-    for path in candidates(entry, roots):
-        if path.is_file() and not _of_another(entry, path):
+    for folder, path in _places(entry, roots, named):
+        shared = folder == RECOGNISERS != entry.folder
+        if path.is_file() and not (shared and _of_another(entry, path)):
             return path
     return None
 
 
 def _of_another(entry: Entry, path: Path) -> bool:
-    shared = entry.folder != RECOGNISERS and path.parent.as_posix().endswith(RECOGNISERS)
-    return shared and entry.size is not None and path.stat().st_size != entry.size
+    return entry.size is not None and path.stat().st_size != entry.size
 
 
-def require(entry: Entry, roots: Sequence[Path] | None = None) -> Path:
+def require(
+    entry: Entry, roots: Sequence[Path] | None = None, named: Folders | None = None
+) -> Path:
     """As `find`; ModelFileError says where was looked and how to get the file."""
-    path = find(entry, roots)
+    path = find(entry, roots, named)
     if path is not None:
         return path
-    places = candidates(entry, roots)
+    places = candidates(entry, roots, named)
     for place in places:
         if partial_path(place).exists():
             raise ModelFileError(

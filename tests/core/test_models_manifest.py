@@ -223,6 +223,23 @@ def test_any_recogniser_may_lie_in_the_common_folder(
     assert where.find(aura) == own
 
 
+def test_folders_outside_the_roots_are_known_by_their_names(tmp_path: Path) -> None:
+    """As a host maps them: any place may stand for a folder; the roots come first, the size still decides."""
+    manifest, drive, root = load_manifest(), tmp_path / "drive", tmp_path / "models"
+    yunet, aura = manifest["yunet"], manifest["auraface"]
+    named = {yunet.folder: [drive], where.RECOGNISERS: [drive]}
+    drive.mkdir()
+    for entry in (yunet, aura):
+        (drive / entry.file).write_bytes(b"x")
+    assert where.find(yunet, [root]) is None
+    assert where.find(yunet, [root], named) == drive / yunet.file == require(yunet, [root], named)
+    assert where.find(aura, [root], named) is None  # a file of its name and another size
+    own = root / yunet.folder / yunet.file
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"x")
+    assert where.find(yunet, [root], named) == own
+
+
 def test_workflows_link_what_no_stock_loader_offers() -> None:
     """VGG19 and the chosen recognisers: their pages' addresses and the names they are looked for under."""
     manifest = load_manifest()

@@ -69,6 +69,10 @@ def test_every_released_keyword_names_its_region() -> None:
         ("a younger face", ("face",)),
         ("a clean-shaven man in a t-shirt and a cap", ("beard", "clothes", "hat")),
         ("lips, then more lips", ("lips",)),
+        ("wearing a face mask", ("nose", "mouth", "chin")),
+        ("lèvres rouges", ("lips",)),
+        ("rouge à lèvres", ("lips",)),
+        ("rouge on her cheeks", ("cheeks",)),
     ],
 )
 def test_sentences(text: str, expected: tuple[str, ...]) -> None:

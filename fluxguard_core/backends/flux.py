@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,12 +37,29 @@ class FluxField:
 
     Value taps are forward hooks on the value projections for the length of one evaluation, so LoRA,
     quantisation and offloading keep working; the model is clean afterwards.
+
+    Args:
+        reference: latent [B, C, h', w'] of a picture beside the one that is made, as Kontext has it.
     """
 
     transformer: DiffusersModel
     prompt: Prompt
     guidance: float
     layout: Layout
+    reference: Tensor | None = None
+
+    @property
+    def context(self) -> Tensor:
+        """The prompt's embedding [B, T, D]."""
+        return self.prompt.context
+
+    def at(self, context: Tensor) -> FluxField:
+        """The field at another embedding of the prompt."""
+        return replace(self, prompt=replace(self.prompt, context=context))
+
+    def beside(self, reference: Tensor) -> FluxField:
+        """The field with a reference picture's latent beside the one that is made."""
+        return replace(self, reference=reference)
 
     def __call__(self, latent: Tensor, sigma: float, tap: ValueTap | None = None) -> Tensor:
         size = (latent.shape[-2], latent.shape[-1])
@@ -53,18 +70,26 @@ class FluxField:
         guidance = None
         if self.transformer.config.guidance_embeds:
             guidance = torch.full((batch,), self.guidance, device=latent.device, dtype=dtype)
+        tokens, ids = pack(padded), image_ids(height // 2, width // 2, latent.device)
+        made = tokens.shape[1]
+        if self.reference is not None:
+            beside = pad_to_multiple(self.reference, 2)
+            places = image_ids(beside.shape[-2] // 2, beside.shape[-1] // 2, latent.device)
+            places[:, 0] = 1
+            tokens = torch.cat([tokens, pack(beside).to(tokens)], 1)
+            ids = torch.cat([ids, places])
         with tapped(self.transformer, tap, context.shape[1]):
             velocity = self.transformer(
-                hidden_states=pack(padded).to(dtype),
+                hidden_states=tokens.to(dtype),
                 encoder_hidden_states=context,
                 pooled_projections=_per_item(self.prompt.pooled, batch),
                 timestep=torch.full((batch,), sigma, device=latent.device, dtype=dtype),
-                img_ids=image_ids(height // 2, width // 2, latent.device),
+                img_ids=ids,
                 txt_ids=torch.zeros(context.shape[1], 3, device=latent.device),
                 guidance=guidance,
                 return_dict=False,
             )[0]
-        return crop_to(unpack(velocity.to(latent.dtype), height, width), size)
+        return crop_to(unpack(velocity[:, :made].to(latent.dtype), height, width), size)
 
 
 @dataclass(frozen=True, eq=False)

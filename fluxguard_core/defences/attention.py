@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,9 +33,10 @@ class AttentionMap:
 
 @dataclass(eq=False)
 class Recording:
-    """The maps of one evaluation, block after block."""
+    """What one evaluation looked at, block after block: maps, or shares [B] given to a reference."""
 
     maps: list[AttentionMap] = field(default_factory=list)
+    shares: list[Tensor] = field(default_factory=list)
 
 
 @contextmanager
@@ -48,32 +49,65 @@ def recorded_attention(
         text_tokens: T; they precede the image tokens.
         grid: rows and columns of the image tokens.
     """
-    recording, handles = Recording(), []
-    for attention in _spread(transformer):
-        handles += _listen(attention, recording, text_tokens, grid)
-    try:
+    recording = Recording()
+
+    def keep(query: Tensor, key: Tensor) -> None:
+        recording.maps.append(attention_map(query, key, text_tokens, grid))
+
+    with _heard(
+        spread(transformer.transformer_blocks, transformer.single_transformer_blocks), keep
+    ):
         yield recording
+
+
+@contextmanager
+def recorded_reference(
+    transformer: DiffusersModel, text_tokens: int, grid: tuple[int, int]
+) -> Iterator[Recording]:
+    """Record the share [B] of attention that the made picture's tokens give to the reference's, as Kontext looks.
+
+    Of the first two thirds of the single blocks (DeContext watches 26 of 38), means over heads and tokens.
+
+    Args:
+        grid: rows and columns of the made picture's tokens, which lie between text and reference.
+    """
+    recording = Recording()
+
+    def keep(query: Tensor, key: Tensor) -> None:
+        recording.shares.append(reference_share(query, key, text_tokens, grid))
+
+    with _heard(looking(transformer.single_transformer_blocks), keep):
+        yield recording
+
+
+@contextmanager
+def _heard(blocks: Sequence[nn.Module], keep: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    handles = [handle for block in blocks for handle in _listen(block.attn, keep)]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _spread(transformer: DiffusersModel) -> list[nn.Module]:
+def spread(double: Sequence[nn.Module], single: Sequence[nn.Module]) -> list[nn.Module]:
     """Four double and four single blocks, evenly spread over the depth."""
-    double, single = transformer.transformer_blocks, transformer.single_transformer_blocks
     chosen = []
     for blocks in (double, single):
         count = min(4, len(blocks))
-        chosen += [blocks[(2 * i + 1) * len(blocks) // (2 * count)].attn for i in range(count)]
+        chosen += [blocks[(2 * i + 1) * len(blocks) // (2 * count)] for i in range(count)]
     return chosen
 
 
-def _listen(
-    attention: nn.Module, recording: Recording, text_tokens: int, grid: tuple[int, int]
-) -> list[Any]:
+def looking(single: Sequence[nn.Module]) -> list[nn.Module]:
+    """The single blocks in which a made picture looks at its reference."""
+    return list(single)[: max(1, round(len(single) * 26 / 38))]
+
+
+def _listen(attention: Any, keep: Callable[[Tensor, Tensor], None]) -> list[Any]:
     heard: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Any:
+    def note(name: str) -> Any:
         def hook(module: nn.Module, given: Any, result: Tensor) -> None:
             heard[name] = result
 
@@ -86,11 +120,11 @@ def _listen(
             key = torch.cat([heard["norm_added_k"], key], 1)
         heard.clear()
         rotary = kwargs.get("image_rotary_emb")
-        recording.maps.append(_map(*_rotated(query, key, rotary), text_tokens, grid))
+        keep(*_rotated(query, key, rotary))
 
     names = ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
     norms = [(name, getattr(attention, name, None)) for name in names]
-    handles = [norm.register_forward_hook(keep(name)) for name, norm in norms if norm is not None]
+    handles = [norm.register_forward_hook(note(name)) for name, norm in norms if norm is not None]
     return [*handles, attention.register_forward_hook(finish, with_kwargs=True)]
 
 
@@ -102,16 +136,28 @@ def _rotated(query: Tensor, key: Tensor, rotary: Any) -> tuple[Tensor, Tensor]:
     return tuple(apply_rotary_emb(x, rotary, sequence_dim=1) for x in (query, key))  # type: ignore[return-value]
 
 
-def _map(query: Tensor, key: Tensor, text_tokens: int, grid: tuple[int, int]) -> AttentionMap:
-    """Attention of [B, tokens, heads, D] queries and keys."""
+def attention_map(
+    query: Tensor, key: Tensor, text_tokens: int, grid: tuple[int, int]
+) -> AttentionMap:
+    """Attention of rotated queries and keys [B, tokens, heads, D], text first."""
     rows, columns = grid
-    image = query[:, text_tokens:]
-    stride = math.ceil(image.shape[1] / _QUERIES)
-    looking = image[:, ::stride].float().movedim(2, 1)
-    keys = key.float().movedim(2, 1)
-    weights = (looking @ keys.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(-1).mean(1)
+    weights = _weights(query[:, text_tokens:], key).mean(1)
     cross, own = weights[..., :text_tokens], weights[..., text_tokens:]
     target = (min(rows, _KEYS), min(columns, _KEYS))
     squares = own.reshape(-1, 1, rows, columns)
     pooled = F.adaptive_avg_pool2d(squares, target) * (rows * columns / (target[0] * target[1]))
     return AttentionMap(cross, pooled.reshape(*own.shape[:2], -1))
+
+
+def reference_share(query: Tensor, key: Tensor, text_tokens: int, grid: tuple[int, int]) -> Tensor:
+    """Share [B] of attention from the made picture's tokens to those behind it, of [B, tokens, heads, D]."""
+    end = text_tokens + grid[0] * grid[1]
+    return _weights(query[:, text_tokens:end], key)[..., end:].sum(-1).mean((1, 2))
+
+
+def _weights(query: Tensor, key: Tensor) -> Tensor:
+    """Attention [B, heads, Q, tokens] from at most 256 of the queries, evenly chosen."""
+    stride = math.ceil(query.shape[1] / _QUERIES)
+    asking = query[:, ::stride].float().movedim(2, 1)
+    keys = key.float().movedim(2, 1)
+    return (asking @ keys.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(-1)

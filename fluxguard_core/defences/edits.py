@@ -9,28 +9,34 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..backends.flux import FluxStack
 from ..errors import FluxGuardError
 from ..flow import flux_schedule, invert
 from ..protect.defended import Defended
-from ..protect.engine import DescentSettings, Draw, OnStep, Term, Weight, descend
+from ..protect.engine import Descent, DescentSettings, Draw, OnStep, Step, Term, Weight, descend
 from ..protect.gradients import gradients
 from ..protect.optimisers import SignMomentum
 from ..protect.spaces import PixelSpace
 from ..protect.views import whole_frame_views
 from .flatness import Flat, neighbour_distance
+from .kontext import KontextAttentionTerm, KontextEditTerm
 from .prompts import DynamicPrompt, Hardened
+from .shares import Tile, texture_share, tiles_of
 from .surrogates import (
-    Editor,
+    Encode,
     FlowMatchingTerm,
     LatentTerm,
     ScoreTerm,
+    Surrogate,
     TrajectoryTerm,
     Waypoint,
-    encoder,
 )
 
-TermName = Literal["latent", "score", "flow matching", "trajectory"]
+TermName = Literal[
+    "latent", "score", "flow matching", "trajectory", "kontext edit", "kontext attention"
+]
+WITH_A_WAY_BACK = frozenset({"flow matching", "trajectory", "kontext edit", "kontext attention"})
+"""Terms whose gradient comes back through the transformer; only they feel a dynamic prompt."""
+_OVERLAP = 128
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,15 @@ class EditShield:
     """How a picture is shielded.
 
     Args:
-        terms: what is asked of the editor, with weights; see ``surrogates``.
+        terms: what is asked of the editor, with weights; see ``surrogates`` and ``kontext``.
         budget: largest change of a value, in [0, 1].
         steps: of the descent; each shrinks from ``step_size`` to a hundredth of it.
         flat: ask the neighbourhood too (FDM); ``ratio`` is λ/h and ``neighbour`` h as a share of the longest step.
         dynamic: harden the prompt every ``every`` steps by ``hardening`` steps (DPD); needs a term with a way back
             through the transformer.
         intervals: of the inversion that the trajectory term leaves, and ``waypoints`` on it.
+        smooth: share of the budget on smooth skin and sky, where a change shows most.
+        tile: side of the tiles in which the autoencoder alone is asked about a larger picture.
     """
 
     name: str
@@ -60,26 +68,42 @@ class EditShield:
     hardening: int = 5
     intervals: int = 8
     waypoints: tuple[float, ...] = (0.3, 0.6, 0.9)
+    smooth: float = 1.0
+    tile: int = 1024
 
     @property
     def needs_model(self) -> bool:
         """Whether a transformer is asked, or the autoencoder alone."""
         return any(name != "latent" for name in self.terms)
 
+    @property
+    def needs_way_back(self) -> bool:
+        """Whether gradients come back through the transformer."""
+        return bool(set(self.terms) & WITH_A_WAY_BACK)
+
+    def tiles(self, size: tuple[int, int]) -> list[Tile]:
+        """The parts that a picture of (height, width) is worked on in; a transformer sees it whole."""
+        if self.needs_model:
+            return [Tile(0, 0, *size)]
+        return tiles_of(size, self.tile, min(_OVERLAP, self.tile // 4))
+
 
 EDIT_SHIELDS: dict[str, EditShield] = {
     "fast": EditShield("fast", steps=60),
     "balanced": EditShield("balanced", {"latent": 0.5, "score": 1.0}, flat=False),
     "strong": EditShield("strong", {"trajectory": 1.0, "latent": 0.3}, steps=200, dynamic=True),
+    "kontext": EditShield(
+        "kontext", {"kontext attention": 1.0, "kontext edit": 0.3, "latent": 0.3}, steps=200
+    ),
 }
-"""By cost: the autoencoder alone; the transformer forwards only, as 12 GB and quantised models can; all of TDAE."""
+"""By cost: the autoencoder alone; the transformer forwards only, as 12 GB and quantised models can; all of TDAE; and
+what only an editor with reference latents has."""
 
 
 def shield_edits(
     picture: Tensor,
-    stack: FluxStack,
+    surrogate: Surrogate,
     shield: EditShield,
-    prompt: str = "",
     *,
     mask: Tensor | None = None,
     seed: int = 0,
@@ -89,52 +113,104 @@ def shield_edits(
 
     Args:
         picture: [B, 3, H, W] in [0, 1], on the grid of 1/255.
-        stack: the model whose edits are to be spoilt; only its autoencoder where the shield asks for no more.
-        prompt: an edit that somebody may ask for; the dynamic prompt starts from it.
+        surrogate: the model whose edits are to be spoilt, at an edit that somebody may ask for; the dynamic prompt
+            starts from that.
         mask: share of the budget that each pixel has, [1 or B, 1, H, W] in [0, 1].
-        on_step: progress; may raise ``Interrupted``, which keeps the best so far.
+        on_step: progress; may raise ``Interrupted``, which keeps what there is. ``Step.interval`` counts tiles.
 
     Raises:
         FluxGuardError: a dynamic prompt without a term that it could change.
     """
-    if shield.dynamic and not set(shield.terms) & {"trajectory", "flow matching"}:
+    if shield.dynamic and not shield.needs_way_back:
         raise FluxGuardError(
             "A dynamic prompt needs a term with a way back through the transformer.",
             "Use the trajectory or the flow matching term, or switch the dynamic prompt off.",
         )
-    source = picture.detach().clone().to(stack.device)
-    generator = torch.Generator().manual_seed(seed)
     with gradients():
-        terms, weights = _terms(shield, source, stack, prompt)
-        space = PixelSpace(source, shield.budget, mask=mask, generator=generator)
-        done = descend(
-            space,
-            terms,
-            SignMomentum(shield.step_size, shrink_over=shield.steps),
-            DescentSettings(steps=shield.steps, keep_best=False),
-            draw=lambda: Draw(whole_frame_views(generator), generator),
-            weights=weights,
-            on_step=on_step,
-        )
-    region = torch.ones_like(source[:1, :1]) if mask is None else (mask > 0).to(source)
-    return Defended(done.variable, region, done.log, done.settled, done.interrupted is not None)
+        source = picture.detach().clone().to(surrogate.device)
+        share = texture_share(source, shield.smooth)
+        if mask is not None:
+            share = share * mask.detach().clone().to(source)
+        generator = torch.Generator().manual_seed(seed)
+        tiles = shield.tiles((source.shape[-2], source.shape[-1]))
+        change, weights = torch.zeros_like(source), torch.zeros_like(source[:1, :1])
+        log: list[Step] = []
+        interrupted, settled = False, None
+        for number, tile in enumerate(tiles):
+            part, limits = tile.cut(source), tile.cut(share)
+            weight = tile.weight(_OVERLAP if len(tiles) > 1 else 0).to(source)
+            tile.cut(weights).add_(weight)
+            if interrupted or not bool(limits.any()):
+                continue
+            told = _counted(on_step, number)
+            done = _descended(part, limits, surrogate, shield, generator, told)
+            tile.cut(change).add_(weight * (done.variable - part))
+            log += [replace(step, interval=number) for step in done.log]
+            interrupted = done.interrupted is not None
+            settled = done.settled
+        space = PixelSpace(source, shield.budget, mask=share)
+        finished = space.settle(source + change / weights)
+        if len(tiles) > 1:
+            settled = _read_again(finished, source, tiles, surrogate, len(log))
+    region = (share > 0).to(source)
+    return Defended(finished, region, tuple(log), settled, interrupted)
+
+
+def _counted(on_step: OnStep | None, number: int) -> OnStep | None:
+    if on_step is None:
+        return None
+    return lambda step, picture: on_step(replace(step, interval=number), picture)
+
+
+def _descended(
+    part: Tensor,
+    share: Tensor,
+    surrogate: Surrogate,
+    shield: EditShield,
+    generator: torch.Generator,
+    on_step: OnStep | None,
+) -> Descent:
+    terms, weights = _terms(shield, part, surrogate)
+    return descend(
+        PixelSpace(part, shield.budget, mask=share, generator=generator),
+        terms,
+        SignMomentum(shield.step_size, shrink_over=shield.steps),
+        DescentSettings(steps=shield.steps, keep_best=False),
+        draw=lambda: Draw(whole_frame_views(generator), generator),
+        weights=weights,
+        on_step=on_step,
+    )
+
+
+@torch.no_grad()
+def _read_again(
+    finished: Tensor, source: Tensor, tiles: list[Tile], surrogate: Surrogate, number: int
+) -> Step:
+    """What the autoencoder sees of the finished picture, tile by tile."""
+    distances = []
+    for tile in tiles:
+        after, before = (surrogate.encode(tile.cut(x)) for x in (finished, source))
+        distances.append(float((after - before).square().mean().sqrt()))
+    mean = sum(distances) / len(distances)
+    return Step(number, {"latent": -mean}, {}, {"latent": {"distance": mean}}, False, 0.0)
 
 
 def _terms(
-    shield: EditShield, source: Tensor, stack: FluxStack, prompt: str
+    shield: EditShield, source: Tensor, surrogate: Surrogate
 ) -> tuple[list[Term], dict[str, Weight]]:
     """The shield's terms, flat and hardened where it says so, and their weights."""
     reach = neighbour_distance(shield.budget, source.shape, shield.neighbour)
     dynamic = (
-        DynamicPrompt(stack.field(prompt, 1.0), steps=shield.hardening)
-        if shield.needs_model
-        else None
+        DynamicPrompt(surrogate.prompted, steps=shield.hardening) if shield.needs_model else None
     )
+    encode = surrogate.encode_small if shield.needs_model else surrogate.encode
+    with torch.no_grad():
+        clean = encode(source)
     terms: list[Term] = []
     for name in shield.terms:
-        plain = _term(name, shield, source, stack, dynamic)
+        plain = _term(name, shield, encode, clean, surrogate, dynamic)
         term: Term = Flat(plain, reach, shield.ratio) if shield.flat else plain
-        if shield.dynamic and dynamic is not None and name in ("trajectory", "flow matching"):
+        if shield.dynamic and dynamic is not None and name in WITH_A_WAY_BACK:
             term = Hardened(term, plain, dynamic, shield.every)
         terms.append(term)
     weights: dict[str, Weight] = {str(name): weight for name, weight in shield.terms.items()}
@@ -144,30 +220,34 @@ def _terms(
 def _term(
     name: TermName,
     shield: EditShield,
-    source: Tensor,
-    stack: FluxStack,
-    dynamic: DynamicPrompt | None,
+    encode: Encode,
+    clean: Tensor,
+    surrogate: Surrogate,
+    editor: DynamicPrompt | None,
 ) -> Term:
-    encode = encoder(stack)
-    with torch.no_grad():
-        clean = encode(source)
-    if name == "latent" or dynamic is None:
+    if name == "latent" or editor is None:
         return LatentTerm(encode, clean)
-    editor: Editor = dynamic
     if name == "score":
         return ScoreTerm(encode, editor)
     if name == "flow matching":
         return FlowMatchingTerm(encode, editor)
-    return TrajectoryTerm(encode, editor, clean, _waypoints(shield, clean, stack, dynamic))
+    if name == "kontext edit":
+        return KontextEditTerm(encode, editor, clean, editor.field)
+    if name == "kontext attention":
+        if surrogate.watch_reference is None:
+            raise FluxGuardError(
+                "Nothing here tells where this model looks.", "Choose the preset strong."
+            )
+        return KontextAttentionTerm(encode, editor, surrogate.watch_reference)
+    return TrajectoryTerm(encode, editor, clean, _waypoints(shield, clean, surrogate))
 
 
-def _waypoints(
-    shield: EditShield, clean: Tensor, stack: FluxStack, prompt: DynamicPrompt
-) -> list[Waypoint]:
+def _waypoints(shield: EditShield, clean: Tensor, surrogate: Surrogate) -> list[Waypoint]:
     """Points of the clean picture's own inversion nearest to the shield's times, at the clean prompt."""
-    tokens = stack.geometry.tokens_of((clean.shape[-2], clean.shape[-1]))
+    tokens = surrogate.tokens_of((clean.shape[-2], clean.shape[-1]))
+    plain = surrogate.prompted
     trajectory = invert(
-        prompt.field,
+        plain,
         clean,
         flux_schedule(shield.intervals, tokens),
         solver="euler",
@@ -183,7 +263,7 @@ def _waypoints(
     for time in shield.waypoints:
         at = min(range(len(grid)), key=lambda i: abs(grid[i] - time))
         with torch.no_grad():
-            velocity = prompt.field(latents[at], grid[at]).float()
+            velocity = plain(latents[at], grid[at]).float()
         points.append(Waypoint(grid[at], latents[at], velocity))
     return points
 

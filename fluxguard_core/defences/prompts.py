@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..backends.flux import FluxField
 from ..protect.engine import Draw, Reading, Term
+from .surrogates import PromptedField
 
 
 @dataclass(eq=False)
@@ -23,22 +23,21 @@ class DynamicPrompt:
         tokens: how many tokens, from the first on, are real; padding never moves. None takes all.
     """
 
-    field: FluxField
+    field: PromptedField
     radius: float | None = None
     steps: int = 5
     tokens: int | None = None
     change: Tensor = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        context = self.field.prompt.context
+        context = self.field.context
         if self.radius is None:
             self.radius = 0.1 * float(context[:, : self.tokens].float().square().mean().sqrt())
         self.change = torch.zeros_like(context)
 
-    def __call__(self) -> FluxField:
+    def __call__(self) -> PromptedField:
         """The editor at c + dp."""
-        prompt = self.field.prompt
-        return replace(self.field, prompt=replace(prompt, context=prompt.context + self.change))
+        return self.field.at(self.field.context + self.change)
 
     def harden(self, term: Term, picture: Tensor, draw: Draw) -> None:
         """Move dp to where ``term``, which asks this prompt, protects ``picture`` [B, 3, H, W] least.

@@ -7,21 +7,97 @@ error with one, and its velocities along the very trajectory that an edit by inv
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..backends.flux import FluxStack
+from ..backends.flux import DiffusersModel, FluxStack, encode_image
+from ..backends.geometry import FLUX, geometry_of
+from ..errors import FluxGuardError
 from ..flow.field import VelocityField
 from ..pictures.geometry import pad_to_multiple
 from ..protect.engine import Draw, Reading
+from ..resampling import shrink
+from .adapters import attention_layers
+from .attention import Recording, recorded_attention, recorded_reference
 
 # Picture [B, 3, H, W] in [0, 1] -> model-space latent [B, C, h, w]; differentiable.
 Encode = Callable[[Tensor], Tensor]
-# The editor as it is asked now; a dynamic prompt answers differently over time.
-Editor = Callable[[], VelocityField]
+# How many text tokens, and rows and columns of image tokens -> records attention while it is open.
+Watch = Callable[[int, tuple[int, int]], AbstractContextManager[Recording]]
 _TINY = 1e-12  # a root has no slope at 0
+
+
+class PromptedField(VelocityField, Protocol):
+    """A velocity field at a prompt's embedding, which can be asked at another one and beside a picture."""
+
+    @property
+    def context(self) -> Tensor:
+        """The embedding [B, T, D]."""
+
+    def at(self, context: Tensor) -> PromptedField:
+        """The same at another embedding."""
+
+    def beside(self, reference: Tensor) -> PromptedField:
+        """The same with a reference's latent [B, C, h, w] beside the picture that is made, as Kontext has it."""
+
+
+# The editor as it is asked now; a dynamic prompt answers differently over time.
+Editor = Callable[[], PromptedField]
+
+
+@dataclass(frozen=True, eq=False)
+class Surrogate:
+    """The model whose work is to be spoilt, whatever runs it.
+
+    Args:
+        encode: its autoencoder's first half, for pictures of any size.
+        field: the transformer at the prompt, guidance 1; None where only the autoencoder is at hand.
+        layers: the transformer's linear layers beside which a stand-in for training may lie.
+        watch: records where the transformer looks; ``watch_reference`` the share of it that a reference gets.
+        pixels: pictures of more are seen by the transformer brought down to so many.
+    """
+
+    encode: Encode
+    device: torch.device
+    field: PromptedField | None = None
+    layers: tuple[nn.Module, ...] = ()
+    watch: Watch | None = None
+    watch_reference: Watch | None = None
+    tokens_of: Callable[[tuple[int, int]], int] = FLUX.tokens_of
+    pixels: int = 1024**2
+
+    @property
+    def encode_small(self) -> Encode:
+        """The first half on at most ``pixels`` pixels, as an editor or a trainer scales what it is given."""
+        return at_most(self.encode, self.pixels)
+
+    @property
+    def prompted(self) -> PromptedField:
+        """The transformer; FluxGuardError where there is none."""
+        if self.field is None:
+            raise FluxGuardError(
+                "This shield asks a FLUX transformer, and only an autoencoder is here.",
+                "Give ‹give model›, or choose the fast preset of the shield against edits.",
+            )
+        return self.field
+
+
+def at_most(encode: Encode, pixels: int) -> Encode:
+    """An encoder that sees larger pictures brought down to so many pixels, antialiased."""
+
+    def small(picture: Tensor) -> Tensor:
+        height, width = picture.shape[-2:]
+        if height * width <= pixels:
+            return encode(picture)
+        scale = (pixels / (height * width)) ** 0.5
+        return encode(shrink(picture, (round(scale * height), round(scale * width))))
+
+    return small
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,10 +199,27 @@ class TrajectoryTerm:
         return Reading(-distance, figures={"distance": distance})
 
 
-def encoder(stack: FluxStack) -> Encode:
-    """A model's autoencoder for pictures of any size."""
-    side = stack.geometry.pixels_per_token
-    return lambda picture: stack.encode_with_gradient(pad_to_multiple(picture, side))
+def encoder(vae: DiffusersModel, device: torch.device) -> Encode:
+    """A diffusers autoencoder's first half for pictures of any size, repeated at the border to whole tokens."""
+    side = geometry_of(vae).pixels_per_token
+    return lambda picture: encode_image(vae, pad_to_multiple(picture, side).to(device))
+
+
+def surrogate(stack: FluxStack, prompt: str = "") -> Surrogate:
+    """A diffusers FLUX as what is to be spoilt."""
+    return Surrogate(
+        encode=encoder(stack.vae, stack.device),
+        device=stack.device,
+        field=stack.field(prompt, 1.0),
+        layers=tuple(attention_layers(stack.transformer)),
+        watch=partial(recorded_attention, stack.transformer),
+        watch_reference=partial(recorded_reference, stack.transformer),
+    )
+
+
+def autoencoder_alone(vae: DiffusersModel, device: torch.device) -> Surrogate:
+    """A diffusers autoencoder as what is to be spoilt."""
+    return Surrogate(encode=encoder(vae, device), device=device)
 
 
 def drawn(latent: Tensor, times: tuple[float, float], draw: Draw) -> tuple[float, Tensor]:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
 from torch import Tensor
 
-from ..backends.flux import FluxField, FluxStack
+from ..errors import FluxGuardError
 from ..protect.defended import Defended
 from ..protect.engine import DescentSettings, Draw, OnStep, Reading, Step, Term, descend
 from ..protect.gradients import gradients
 from ..protect.optimisers import SignMomentum
 from ..protect.spaces import PixelSpace
 from .adapters import Adapter, adapters, fit
-from .attention import AttentionMap, recorded_attention
-from .surrogates import Encode, FlowMatchingTerm, LatentTerm, ScoreTerm, drawn, encoder
+from .attention import AttentionMap
+from .surrogates import (
+    Encode,
+    FlowMatchingTerm,
+    LatentTerm,
+    PromptedField,
+    ScoreTerm,
+    Surrogate,
+    Watch,
+    at_most,
+    drawn,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class TrainingShield:
         backward: gradients through the transformer. Without them the score stands in for the training error and the
             autoencoder for attention, which quantised and offloaded models can do.
         rank: of both LoRAs.
+        pixels: a trainer is taken to scale larger pictures down to so many.
     """
 
     budget: float = 7 / 255
@@ -42,6 +54,13 @@ class TrainingShield:
     static_steps: int = 400
     rank: int = 4
     backward: bool = True
+    pixels: int = 512**2
+
+    @property
+    def steps(self) -> int:
+        """Of the descent on each picture."""
+        kinds = self.attention + self.conditional
+        return self.epochs * (kinds if self.backward else self.conditional + self.conditional // 2)
 
 
 TRAINING_SHIELDS = {
@@ -49,7 +68,9 @@ TRAINING_SHIELDS = {
     "full": TrainingShield(),
 }
 
-NAMES = ("fluxguard_static", "fluxguard_dynamic")
+NAMES = ("static", "dynamic")
+_TIMES = (0.1, 0.95)
+_READINGS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +82,8 @@ class AttentionTerm:
 
     encode: Encode
     clean: Tensor
-    field: FluxField
+    field: PromptedField
+    watch: Watch
     static: Adapter
     dynamic: Adapter
     name: str = "attention"
@@ -69,7 +91,7 @@ class AttentionTerm:
     def __call__(self, picture: Tensor, draw: Draw) -> Reading:
         """Read a picture [B, 3, H, W]; figure ``difference`` [B]."""
         latent = self.encode(picture)
-        time, noise = drawn(latent, (0.1, 0.95), draw)
+        time, noise = drawn(latent, _TIMES, draw)
         with torch.no_grad():
             self.static.use()
             expected = self._maps(self.clean, time, noise)
@@ -80,9 +102,8 @@ class AttentionTerm:
         return Reading(-difference, figures={"difference": difference})
 
     def _maps(self, latent: Tensor, time: float, noise: Tensor) -> list[AttentionMap]:
-        tokens = self.field.prompt.context.shape[1]
         grid = (-(-latent.shape[-2] // 2), -(-latent.shape[-1] // 2))
-        with recorded_attention(self.field.transformer, tokens, grid) as recording:
+        with self.watch(self.field.context.shape[1], grid) as recording:
             self.field((1 - time) * latent + time * noise, time)
         return recording.maps
 
@@ -97,49 +118,57 @@ def _apart(seen: AttentionMap, expected: AttentionMap) -> Tensor:
 
 
 def shield_training(
-    pictures: Tensor,
-    stack: FluxStack,
+    pictures: Sequence[Tensor],
+    surrogate: Surrogate,
     shield: TrainingShield | None = None,
-    prompt: str = "a photo of sks person",
     *,
-    mask: Tensor | None = None,
+    masks: Sequence[Tensor | None] | None = None,
     seed: int = 0,
     on_step: OnStep | None = None,
-) -> Defended:
+) -> list[Defended]:
     """Shield pictures of one person against personal training.
 
     Args:
-        pictures: [N, 3, H, W] in [0, 1], on the grid of 1/255; all that will be published together.
-        prompt: what a trainer would call the person.
-        mask: share of the budget that each pixel has, [1 or N, 1, H, W].
+        pictures: each [1, 3, H, W] in [0, 1], on the grid of 1/255; all that will be published together.
+        surrogate: the model that somebody may train, at what a trainer would call the person.
+        masks: for each picture the share of the budget that each pixel has, [1, 1, H, W].
         on_step: progress; ``Interrupted`` keeps what is there. The transformer is as before in every case.
+
+    Returns:
+        The pictures in their order; ``settled`` has the trainer's error before and after.
     """
     shield = shield or TRAINING_SHIELDS["full"]
+    if shield.attention and surrogate.watch is None and shield.backward:
+        raise FluxGuardError(
+            "Nothing here tells where this model looks.", "Choose the preset light."
+        )
     generator = torch.Generator().manual_seed(seed)
-    source = pictures.detach().clone().to(stack.device)
-    share = (
-        torch.ones_like(source[:, :1])
-        if mask is None
-        else mask.to(source).expand(len(source), -1, -1, -1)
-    )
-    spaces = [
-        PixelSpace(source[i : i + 1], shield.budget, mask=share[i : i + 1], generator=generator)
-        for i in range(len(source))
-    ]
-    log: list[Step] = []
+    log: list[list[Step]] = [[] for _ in pictures]
     interrupted = False
     with (
         gradients(),
-        adapters(stack.transformer, NAMES, rank=shield.rank, seed=seed) as (static, dynamic),
+        adapters(
+            surrogate.layers if shield.backward else (),
+            NAMES,
+            rank=shield.rank,
+            seed=seed,
+            device=surrogate.device,
+        ) as (static, dynamic),
     ):
-        encode, field = encoder(stack), stack.field(prompt, 1.0)
-        with torch.no_grad():
-            clean = encode(source)
-        fit(static, field, clean, shield.static_steps, generator)
+        sources = [picture.detach().clone().to(surrogate.device) for picture in pictures]
+        spaces = [
+            PixelSpace(
+                source, shield.budget, mask=_share(source, masks, number), generator=generator
+            )
+            for number, source in enumerate(sources)
+        ]
+        work = _Work(shield, at_most(surrogate.encode, shield.pixels), surrogate, static, dynamic)
+        clean = work.latents(sources)
+        if shield.backward:
+            fit(static, surrogate.prompted, clean, shield.static_steps, generator)
         now = [space.project(space.start()) for space in spaces]
         for epoch, i in product(range(shield.epochs), range(len(spaces))):
-            phases = _phases(shield, encode, field, clean[i : i + 1], static, dynamic)
-            for term, steps in phases:
+            for term, steps in work.phases(clean[i]):
                 done = descend(
                     replace(spaces[i], initial=now[i], grid=False),
                     [term],
@@ -149,35 +178,75 @@ def shield_training(
                     on_step=on_step,
                 )
                 now[i], interrupted = done.variable, interrupted or done.interrupted is not None
-                log += [replace(step, interval=epoch) for step in done.log]
+                log[i] += [replace(step, interval=epoch) for step in done.log]
             if interrupted:
                 break
-            if i == len(spaces) - 1:
-                with torch.no_grad():
-                    latents = encode(torch.cat(now))
-                fit(dynamic, field, latents, shield.fitting, generator)
-        protected = torch.cat([s.settle(x) for s, x in zip(spaces, now, strict=True)])
-    region = (share > 0).to(source)
-    return Defended(protected, region, tuple(log), None, interrupted)
-
-
-def _phases(
-    shield: TrainingShield,
-    encode: Encode,
-    field: FluxField,
-    clean: Tensor,
-    static: Adapter,
-    dynamic: Adapter,
-) -> list[tuple[Term, int]]:
-    """The terms of one round and how many steps each has, with the dynamic stand-in answering."""
-    dynamic.use()
-    asked = lambda: field  # noqa: E731
-    if not shield.backward:
+            if shield.backward and i == len(spaces) - 1:
+                fit(dynamic, surrogate.prompted, work.latents(now), shield.fitting, generator)
+        static.switch.chosen = None
         return [
-            (LatentTerm(encode, clean), shield.conditional // 2),
-            (ScoreTerm(encode, asked), shield.conditional),
+            work.finished(space, variable, source, steps, interrupted, seed)
+            for space, variable, source, steps in zip(spaces, now, sources, log, strict=True)
         ]
-    phases: list[tuple[Term, int]] = []
-    if shield.attention:
-        phases.append((AttentionTerm(encode, clean, field, static, dynamic), shield.attention))
-    return [*phases, (FlowMatchingTerm(encode, asked, (0.1, 0.95)), shield.conditional)]
+
+
+def _share(source: Tensor, masks: Sequence[Tensor | None] | None, number: int) -> Tensor:
+    mask = None if masks is None else masks[number]
+    return torch.ones_like(source[:, :1]) if mask is None else mask.detach().clone().to(source)
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """Everything that the rounds share."""
+
+    shield: TrainingShield
+    encode: Encode
+    surrogate: Surrogate
+    static: Adapter
+    dynamic: Adapter
+
+    @torch.no_grad()
+    def latents(self, pictures: Sequence[Tensor]) -> list[Tensor]:
+        return [self.encode(picture) for picture in pictures]
+
+    def phases(self, clean: Tensor) -> list[tuple[Term, int]]:
+        """The terms of one round and how many steps each has, with the dynamic stand-in answering."""
+        shield, encode = self.shield, self.encode
+        asked = lambda: self.surrogate.prompted  # noqa: E731
+        if not shield.backward:
+            return [
+                (LatentTerm(encode, clean), shield.conditional // 2),
+                (ScoreTerm(encode, asked), shield.conditional),
+            ]
+        self.dynamic.use()
+        error = FlowMatchingTerm(encode, asked, _TIMES), shield.conditional
+        if not shield.attention or self.surrogate.watch is None:
+            return [error]
+        field, watch = self.surrogate.prompted, self.surrogate.watch
+        attention = AttentionTerm(encode, clean, field, watch, self.static, self.dynamic)
+        return [(attention, shield.attention), error]
+
+    def finished(
+        self,
+        space: PixelSpace,
+        variable: Tensor,
+        source: Tensor,
+        log: list[Step],
+        interrupted: bool,
+        seed: int,
+    ) -> Defended:
+        """A picture on its grid, and what a trainer on the untouched model sees of it."""
+        protected = space.settle(variable)
+        before, after = (self._error(x, seed) for x in (source, protected))
+        figures = {"error before": before, "error after": after}
+        settled = Step(len(log), {"trainer": -after}, {}, {"trainer": figures}, False, 0.0)
+        region = torch.ones_like(source[:, :1]) if space.mask is None else (space.mask > 0).float()
+        return Defended(protected, region, tuple(log), settled, interrupted)
+
+    @torch.no_grad()
+    def _error(self, picture: Tensor, seed: int) -> float:
+        """Mean training error over a few times and noises, the same ones before and after."""
+        generator = torch.Generator().manual_seed(seed + 1)
+        term = FlowMatchingTerm(self.encode, lambda: self.surrogate.prompted, _TIMES)
+        draws = Draw((), generator)
+        return sum(-float(term(picture, draws).loss) for _ in range(_READINGS)) / _READINGS

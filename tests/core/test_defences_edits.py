@@ -18,6 +18,7 @@ from fluxguard_core.defences.surrogates import (
     ScoreTerm,
     TrajectoryTerm,
     Waypoint,
+    surrogate,
 )
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.protect.engine import DescentSettings, Draw, Reading, Term, descend
@@ -178,7 +179,7 @@ def test_hardening_weakens_the_defence_within_its_radius_and_leaves_padding_alon
     prompt = prompted(tokens=3)
     term = terms(prompt, clean)[3]
     shielded = (clean + 6 / 255 * noise(*clean.shape, seed=9).sign()).clamp(0, 1)
-    base = prompt.field.prompt.context.clone()
+    base = prompt.field.context.clone()
     before = -term(shielded, draw()).loss.item()
     prompt.harden(term, shielded, draw())
     after = -term(shielded, draw()).loss.item()
@@ -186,7 +187,7 @@ def test_hardening_weakens_the_defence_within_its_radius_and_leaves_padding_alon
     radius = 0.1 * base[:, :3].square().mean().sqrt()
     assert 0 < prompt.change.abs().max() <= radius + 1e-6
     assert prompt.change[:, 3:].abs().max() == 0
-    assert torch.equal(prompt.field.prompt.context, base)
+    assert torch.equal(prompt.field.context, base)
 
 
 def test_the_clean_velocities_never_move_with_the_prompt() -> None:
@@ -233,8 +234,9 @@ def test_every_shield_stays_in_its_budget_and_spoils_what_it_asks_for(name: str)
     mask = torch.ones(1, 1, 64, 64)
     mask[..., :16] = 0
     told: list[int] = []
+    model = surrogate(stack, "red hair")
     done = shield_edits(
-        clean, stack, shield, "red hair", mask=mask, on_step=lambda step, _: told.append(step.step)
+        clean, model, shield, mask=mask, on_step=lambda step, _: told.append(step.step)
     )
     change = done.picture - clean
     assert change.abs().max() <= shield.budget + 1e-6 and change[..., :16].abs().max() == 0
@@ -242,14 +244,17 @@ def test_every_shield_stays_in_its_budget_and_spoils_what_it_asks_for(name: str)
     assert told == list(range(8)) and done.settled is not None
     first, last = (done.log[i].losses for i in (0, -1))
     assert sum(last.values()) < sum(first.values())
-    again = shield_edits(clean, stack, shield, "red hair", mask=mask)
+    again = shield_edits(clean, model, shield, mask=mask)
     assert torch.equal(again.picture, done.picture)
 
 
 def test_the_weights_are_the_same_afterwards() -> None:
     stack = tiny_stack()
     before = {k: v.clone() for k, v in stack.transformer.state_dict().items()}
-    shield_edits(picture(5), stack, replace(EDIT_SHIELDS["strong"], steps=3), "red hair")
+    for name in ("strong", "kontext"):
+        shield_edits(
+            picture(5), surrogate(stack, "red hair"), replace(EDIT_SHIELDS[name], steps=3)
+        )
     after = stack.transformer.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
 
@@ -257,4 +262,4 @@ def test_the_weights_are_the_same_afterwards() -> None:
 def test_a_dynamic_prompt_without_a_way_back_is_refused() -> None:
     shield = replace(EDIT_SHIELDS["balanced"], dynamic=True)
     with pytest.raises(FluxGuardError, match="way back through the transformer"):
-        shield_edits(picture(5), tiny_stack(), shield)
+        shield_edits(picture(5), surrogate(tiny_stack(), "red hair"), shield)

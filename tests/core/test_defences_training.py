@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluxguard_core.defences.adapters import adapters, fit
+from fluxguard_core.defences.adapters import adapters, attention_layers, fit
 from fluxguard_core.defences.attention import recorded_attention
-from fluxguard_core.defences.surrogates import encoder
+from fluxguard_core.defences.surrogates import Surrogate, surrogate
 from fluxguard_core.defences.training import (
     NAMES,
     TRAINING_SHIELDS,
@@ -22,11 +22,18 @@ from fluxguard_core.protect.engine import Draw, Step
 
 from .tiny import noise, tiny_stack
 
-pytest.importorskip("peft")
 
 
-def pictures(count: int = 2) -> Tensor:
-    return (noise(count, 3, 64, 64, seed=3).sigmoid() * 255).round() / 255
+def pictures(count: int = 2) -> list[Tensor]:
+    """Of different sizes."""
+    return [
+        (noise(1, 3, 64, 64 + 16 * i, seed=3 + i).sigmoid() * 255).round() / 255
+        for i in range(count)
+    ]
+
+
+def model() -> Surrogate:
+    return surrogate(tiny_stack(), "a photo of sks person")
 
 
 def weights() -> dict[str, Tensor]:
@@ -67,8 +74,11 @@ def test_the_base_weights_are_bit_identical_afterwards(trouble: type[BaseExcepti
         expected = field(latents, 0.5)
 
     def work() -> None:
-        with adapters(stack.transformer, NAMES) as (_, dynamic):
-            fit(dynamic, field, latents, 3, torch.Generator().manual_seed(0), learning_rate=1e-2)
+        with adapters(attention_layers(stack.transformer), NAMES) as (_, dynamic):
+            assert len(dynamic.pairs) == 4 + 3 * 4
+            with torch.no_grad():
+                assert torch.equal(field(latents, 0.5), expected)
+            fit(dynamic, field, latents.split(1), 3, torch.Generator().manual_seed(0), learning_rate=1e-2)
             with torch.no_grad():
                 assert not torch.equal(field(latents, 0.5), expected)
             if trouble is not None:
@@ -88,25 +98,27 @@ def test_the_base_weights_are_bit_identical_afterwards(trouble: type[BaseExcepti
 def test_fitting_lowers_the_training_error() -> None:
     stack, latents = tiny_stack(), 0.5 * noise(1, 16, 8, 8)
     field = stack.field("a photo of sks person", 1.0)
-    with adapters(stack.transformer, NAMES[:1], rank=8) as (adapter,):
+    layers = attention_layers(stack.transformer)
+    with adapters(layers, NAMES[:1], rank=8) as (adapter,):
         losses = fit(
-            adapter, field, latents, 60, torch.Generator().manual_seed(0), learning_rate=2e-2
+            adapter, field, [latents], 60, torch.Generator().manual_seed(0), learning_rate=2e-2
         )
     assert sum(losses[-15:]) < 0.9 * sum(losses[:15])
 
 
 def test_the_attention_of_two_stand_ins_differs_only_once_one_is_trained() -> None:
-    stack = tiny_stack()
-    field, encode = stack.field("a photo of sks person", 1.0), encoder(stack)
-    clean = encode(pictures(1)).detach()
-    with adapters(stack.transformer, NAMES) as (static, dynamic):
-        term = AttentionTerm(encode, clean, field, static, dynamic)
+    shown = model()
+    field, encode, watch = shown.prompted, shown.encode, shown.watch
+    assert watch is not None
+    clean = encode(pictures(1)[0]).detach()
+    with adapters(shown.layers, NAMES) as (static, dynamic):
+        term = AttentionTerm(encode, clean, field, watch, static, dynamic)
         differences = []
         for _ in range(2):
             with torch.no_grad():
-                reading = term(pictures(1), Draw((), torch.Generator().manual_seed(1)))
+                reading = term(pictures(1)[0], Draw((), torch.Generator().manual_seed(1)))
             differences.append(reading.figures["difference"].item())
-            fit(static, field, clean, 4, torch.Generator().manual_seed(0), learning_rate=2e-2)
+            fit(static, field, [clean], 4, torch.Generator().manual_seed(0), learning_rate=2e-2)
     assert differences[0] == pytest.approx(0, abs=1e-10) and differences[1] > 1e-6
 
 
@@ -116,31 +128,22 @@ def test_shields_stay_in_their_budget_and_raise_what_a_trainer_sees(name: str) -
     shield = replace(TRAINING_SHIELDS[name], epochs=2, static_steps=2)
     mask = torch.ones(1, 1, 64, 64)
     mask[..., :16] = 0
-    done = shield_training(clean, tiny_stack(), shield, mask=mask)
-    change = done.picture - clean
-    assert change.abs().max() <= shield.budget + 1e-6 and change[..., :16].abs().max() == 0
-    assert torch.equal((done.picture * 255).round() / 255, done.picture)
-    assert unchanged(before) and {step.interval for step in done.log} == {0, 1}
-    again = shield_training(clean, tiny_stack(), shield, mask=mask)
-    assert torch.equal(again.picture, done.picture)
-    stack = tiny_stack()
-    field, encode, generator = (
-        stack.field("a photo of sks person", 1.0),
-        encoder(stack),
-        torch.Generator(),
-    )
-    errors = []
-    for shown in (clean, done.picture):
-        generator.manual_seed(5)
-        total = 0.0
-        with torch.no_grad():
-            latent = encode(shown)
-            for _ in range(8):
-                e = torch.randn(latent.shape, generator=generator)
-                v = field(0.5 * latent + 0.5 * e, 0.5)
-                total += float((v - (e - latent)).square().mean())
-        errors.append(total)
-    assert errors[1] > errors[0]
+    masks = [mask, None]
+    both = shield_training(clean, model(), shield, masks=masks)
+    for source, done in zip(clean, both, strict=True):
+        change = done.picture - source
+        assert change.abs().max() <= shield.budget + 1e-6 and done.picture.shape == source.shape
+        assert torch.equal((done.picture * 255).round() / 255, done.picture)
+        assert {step.interval for step in done.log} == {0, 1}
+        assert len(done.log) == shield.steps
+        assert done.settled is not None
+        told = done.settled.figures["trainer"]
+        assert told["error after"] > told["error before"]
+    assert (both[0].picture - clean[0])[..., :16].abs().max() == 0
+    assert (both[1].picture - clean[1])[..., :16].abs().max() > 0
+    assert unchanged(before)
+    again = shield_training(clean, model(), shield, masks=masks)
+    assert all(torch.equal(a.picture, b.picture) for a, b in zip(again, both, strict=True))
 
 
 def test_an_interrupt_keeps_what_is_there_and_cleans_up() -> None:
@@ -153,7 +156,8 @@ def test_an_interrupt_keeps_what_is_there_and_cleans_up() -> None:
             raise Interrupted("stopped")
 
     done = shield_training(
-        clean, tiny_stack(), replace(TRAINING_SHIELDS["full"], static_steps=0), on_step=stop
+        clean, model(), replace(TRAINING_SHIELDS["full"], static_steps=0), on_step=stop
     )
-    assert done.interrupted and len(done.log) == 4 and unchanged(before)
-    assert (done.picture - clean).abs().max() > 0
+    assert all(one.interrupted for one in done) and unchanged(before)
+    assert sum(len(one.log) for one in done) == 4
+    assert all(float((a.picture - b).abs().max()) > 0 for a, b in zip(done, clean, strict=True))

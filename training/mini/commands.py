@@ -14,6 +14,7 @@ from fluxguard_core.cli.command_line import TERMINAL
 from fluxguard_core.errors import FluxGuardError
 
 from . import quality_command, regions_quality
+from .anatomy import PACKAGED, SECOND
 from .cache import CachePlan, build_cache, default_cache
 from .faces_train import PARTS as FACE_PARTS
 from .training import TrainPlan, pick_device
@@ -89,6 +90,11 @@ def _register_train(kinds: Any) -> None:
         default=CachePlan().identities,
         help="invented people in the data, 8 pictures each (default: %(default)s; a few for a trial)",
     )
+    parser.add_argument(
+        "--second",
+        action="store_true",
+        help="train the second editor, which is no part of the package (parts vae, vae-decoder and flux)",
+    )
     parser.add_argument("--compile", action="store_true", help="fuse FLUX's blocks (C++ compiler)")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
     parser.set_defaults(run=run_train)
@@ -110,6 +116,7 @@ def run_train(args: argparse.Namespace) -> int:
             batch=args.batch or batch,
             compile=args.compile,
             portraits=CachePlan(identities=args.people),
+            anatomy=SECOND if args.second else PACKAGED,
         )
     )
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from fluxguard_core.mini.text import (
     token_ids,
 )
 
+from .anatomy import PACKAGED, Anatomy
 from .cache import PortraitCache, open_cache
 from .handover import hand_over
 from .latents import prepared_latents
@@ -33,7 +33,6 @@ from .scene import WEIGHT, SceneHead, scene_vectors, token_focus, token_labels
 from .training import Recipe, TrainPlan, TrainState, train
 from .wordings import training_caption
 
-WIDTH, DOUBLE_BLOCKS, SINGLE_BLOCKS = 256, 2, 6
 SHIFT = 0.4675  # FLUX's mu for 64 image tokens: linear through (256, 0.5) and (4096, 1.15)
 CAPTION_DROPOUT = 0.1
 # Small and rare things are shown more often, or they are hardly learnt.
@@ -46,7 +45,7 @@ RATE = 1.5e-3
 FluxTransformer = Any
 
 
-def flux_transformer() -> FluxTransformer:
+def flux_transformer(anatomy: Anatomy = PACKAGED) -> FluxTransformer:
     """A fresh narrow FLUX in diffusers' class."""
     try:
         from diffusers import FluxTransformer2DModel
@@ -57,10 +56,10 @@ def flux_transformer() -> FluxTransformer:
     return FluxTransformer2DModel(
         patch_size=1,
         in_channels=4 * FLUX.channels,
-        num_layers=DOUBLE_BLOCKS,
-        num_single_layers=SINGLE_BLOCKS,
+        num_layers=anatomy.double_blocks,
+        num_single_layers=anatomy.single_blocks,
         attention_head_dim=HEAD_DIM,
-        num_attention_heads=WIDTH // HEAD_DIM,
+        num_attention_heads=anatomy.width // HEAD_DIM,
         joint_attention_dim=CONTEXT_WIDTH,
         pooled_projection_dim=POOLED_WIDTH,
         guidance_embeds=True,
@@ -95,10 +94,10 @@ class FluxAndText(nn.Module):
         )[0]
 
 
-def new_model(seed: int, scene: int) -> FluxAndText:
+def new_model(seed: int, scene: int, anatomy: Anatomy = PACKAGED) -> FluxAndText:
     """Fresh weights; output and modulations start at zero as in DiT. `scene`: width of a scene vector."""
     torch.manual_seed(seed)
-    transformer = flux_transformer()
+    transformer = flux_transformer(anatomy)
     for name, module in transformer.named_modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -106,7 +105,7 @@ def new_model(seed: int, scene: int) -> FluxAndText:
                 nn.init.zeros_(module.bias)
             if ".norm" in name or name.startswith(("norm_out", "proj_out")):
                 nn.init.zeros_(module.weight)
-    return FluxAndText(transformer, TextEncoder(), SceneHead(WIDTH, scene))
+    return FluxAndText(transformer, TextEncoder(), SceneHead(anatomy.width, scene))
 
 
 def draw_sigma(count: int, device: str) -> Tensor:
@@ -212,11 +211,11 @@ def flow_loss(
 
 
 def train_flux(plan: TrainPlan) -> None:
-    """Writes fluxguard-mini-flux and fluxguard-mini-text (float16) into plan.out."""
+    """Writes the anatomy's `...-flux` and `...-text` (float16) into plan.out."""
     cache = open_cache(plan.cache, plan.portraits)
     latents = prepared_latents(plan, cache)
     batches = _Batches(cache, latents, plan)
-    model = new_model(plan.seed, batches.scenes.shape[1])
+    model = new_model(plan.seed, batches.scenes.shape[1], plan.anatomy)
     average = train(
         "flux",
         model,
@@ -225,7 +224,7 @@ def train_flux(plan: TrainPlan) -> None:
         Recipe(RATE, muon="transformer_blocks."),
         prepare=lambda s: _prepare(s, plan.compile),
     )
-    save_flux(average, plan.out)  # type: ignore[arg-type]
+    save_flux(average, plan)  # type: ignore[arg-type]
 
 
 def _prepare(state: TrainState, compiled: bool) -> None:
@@ -245,11 +244,11 @@ def _compile_blocks(state: TrainState) -> None:
         transformer.compile_repeated_blocks(dynamic=False)
 
 
-def save_flux(model: FluxAndText, out: Path) -> None:
+def save_flux(model: FluxAndText, plan: TrainPlan) -> None:
     """Black Forest Labs key names, float16; the text encoder beside it."""
     state = flux_from_diffusers(model.transformer.state_dict())
     half = {k: v.to(torch.float16).contiguous().cpu() for k, v in state.items()}
-    flux, text = (out / f"fluxguard-mini-{part}.safetensors" for part in ("flux", "text"))
+    flux, text = (plan.out / f"{plan.anatomy.name}-{p}.safetensors" for p in ("flux", "text"))
     save_file(half, flux, {"format": "pt", "licence": "Apache-2.0"})
     words = {k: v.to(torch.float16).contiguous().cpu() for k, v in model.text.state_dict().items()}
     save_file(words, text, text_metadata(model.text))

@@ -11,13 +11,12 @@ from fluxguard_core.backends.taesd import AutoencoderTiny, narrow_autoencoder, p
 from fluxguard_core.mini.renderer import render_batch
 from fluxguard_core.mini.world import load_autoencoder
 
+from .anatomy import Anatomy
 from .cache import HELD_OUT_WORLD, open_cache, spec_of
 from .handover import earlier, hand_over
 from .latents import prepared_latents
 from .training import Recipe, TrainPlan, TrainState, train
 
-ENCODER_DEPTH, DECODER_DEPTH = (1, 1, 2, 2), (1, 2, 2, 3)
-WIDTHS = (16, 32, 64, 64)
 RATE = 1.6e-3
 CROPS_UNTIL = 0.75
 
@@ -47,6 +46,10 @@ def _chroma(image: Tensor) -> Tensor:
     """Colour differences at quarter resolution: thin lips and lids weigh as much as their colour."""
     small = nn.functional.avg_pool2d(image, 4)
     return torch.stack([small[:, 0] - small[:, 1], small[:, 2] - small[:, 1]], 1)
+
+
+def _fresh(anatomy: Anatomy) -> AutoencoderTiny:
+    return narrow_autoencoder(anatomy.channels, anatomy.encoder, anatomy.decoder)
 
 
 def picture_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -79,9 +82,9 @@ def reconstruction_psnr(coder: _Coder, images: Tensor) -> float:
 
 
 def train_vae(plan: TrainPlan) -> None:
-    """Writes `fluxguard-mini-vae.safetensors` (float16, zero-padded) into plan.out."""
+    """Writes the anatomy's `...-vae.safetensors` (float16, zero-padded) into plan.out."""
     cache = open_cache(plan.cache, plan.portraits)
-    coder = _Coder(narrow_autoencoder(WIDTHS, ENCODER_DEPTH, DECODER_DEPTH))
+    coder = _Coder(_fresh(plan.anatomy))
     coder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     held_out, _, _ = render_batch([spec_of(HELD_OUT_WORLD, i, 0) for i in range(16)])
 
@@ -164,9 +167,9 @@ def refine_decoder(plan: TrainPlan) -> None:
 
 def save_vae(coder: _Coder, plan: TrainPlan) -> None:
     """Zero-pad and write the file that ComfyUI's Load VAE reads."""
-    autoencoder = narrow_autoencoder(WIDTHS, ENCODER_DEPTH, DECODER_DEPTH)
+    autoencoder = _fresh(plan.anatomy)
     autoencoder.encoder.layers, autoencoder.decoder.layers = coder.encoder, coder.decoder
     state = {k: v.to(torch.float16).contiguous() for k, v in padded_state(autoencoder).items()}
-    path = plan.out / "fluxguard-mini-vae.safetensors"
+    path = plan.out / f"{plan.anatomy.name}-vae.safetensors"
     save_file(state, path, {"format": "pt", "licence": "Apache-2.0"})
     hand_over(path, "vae")

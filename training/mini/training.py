@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fluxguard_core.errors import FluxGuardError
 
+from .anatomy import PACKAGED, Anatomy
 from .cache import CachePlan
 
 
@@ -33,6 +34,7 @@ class TrainPlan:
         out: folder for checkpoint, log and result.
         cache: folder of the rendered portraits (see `cache.py`).
         portraits: which of them.
+        anatomy: what is trained, where it is an editor's part.
         compile: fuse the transformer's blocks with torch.compile; needs a C++ compiler.
     """
 
@@ -46,6 +48,7 @@ class TrainPlan:
     batch: int = 32
     compile: bool = False
     portraits: CachePlan = field(default_factory=CachePlan)
+    anatomy: Anatomy = PACKAGED
 
 
 @dataclass(frozen=True)

@@ -92,9 +92,9 @@ def tell_cost(
     phases = ", ".join(f"{name} {count}" for name, count in cost.evaluations.items())
     print(f"evaluations        {total} a picture ({phases})")
     print(f"decoder passes     at most {cost.decoder_passes} a picture, forward and back")
-    print(f"velocity and value cache  at most {_megabytes(cost.cache_bytes)} a picture")
-    print(f"weights            {_megabytes(cost.weights_bytes)}")
-    print(f"memory, estimated  {_megabytes(cost.memory_bytes)}")
+    print(f"velocity and value cache  at most {megabytes(cost.cache_bytes)} a picture")
+    print(f"weights            {megabytes(cost.weights_bytes)}")
+    print(f"memory, estimated  {megabytes(cost.memory_bytes)}")
 
 
 def _facts(args: argparse.Namespace) -> tuple[Layout, int]:
@@ -146,5 +146,6 @@ def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
-def _megabytes(count: int) -> str:
+def megabytes(count: int) -> str:
+    """A size in bytes for people."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

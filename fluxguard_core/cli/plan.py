@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image
 from torch import Tensor
@@ -77,7 +78,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     for file in files:
         if not file.exists():
             raise FluxGuardError(f"There is no file {shown(file)}.", "Check its name and folder.")
-    photos, targets, passed = _inputs(args, files)
+    photos, targets, passed = inputs_of(args, files)
     place = check_place(
         targets[0].protected.parent if len(photos) == 1 else Path(args.output), targets
     )
@@ -85,10 +86,10 @@ def make_plan(args: argparse.Namespace) -> Plan:
         read_picture(args.mask)
     digest = settings_digest(args, preset, files)
     items = tuple(
-        _item(path, target, digest, again=args.again, html=args.html)
+        item_of(path, target, digest, again=args.again, html=args.html)
         for path, target in zip(photos, targets, strict=True)
     )
-    _check_disk(place, items)
+    check_disk(place, items)
     return Plan(
         items=items,
         passed_over=tuple(TERMINAL(line) for line in passed.told()) if passed else (),
@@ -110,7 +111,14 @@ def tell_plan(args: argparse.Namespace, plan: Plan) -> None:
     tell_cost(args, plan.preset, first, len(plan.to_do))
 
 
-def tell_passed_over(plan: Plan) -> None:
+class PassesOver(Protocol):
+    """A plan for a folder."""
+
+    @property
+    def passed_over(self) -> tuple[str, ...]: ...
+
+
+def tell_passed_over(plan: PassesOver) -> None:
     """Print a line for each entry that is not worked on."""
     for line in plan.passed_over:
         print(f"passed over: {line}")
@@ -177,7 +185,7 @@ def _check_words(args: argparse.Namespace) -> None:
         )
 
 
-def _inputs(
+def inputs_of(
     args: argparse.Namespace, files: Iterable[Path]
 ) -> tuple[tuple[Path, ...], tuple[Targets, ...], Photos | None]:
     """Photos, where their results go, and the folder that they are from."""
@@ -202,7 +210,8 @@ def _inputs(
     return photos.taken, targets, photos
 
 
-def _item(path: Path, targets: Targets, digest: str, *, again: bool, html: bool) -> Item:
+def item_of(path: Path, targets: Targets, digest: str, *, again: bool, html: bool) -> Item:
+    """A photo and its result; FluxGuardError where something else lies in the result's place."""
     made = Made.of(path, digest)
     if (foreign := is_foreign(targets)) is not None:
         raise FluxGuardError(
@@ -220,8 +229,8 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _check_disk(place: Path, items: Iterable[Item]) -> None:
-    """A picture of noise compresses to nothing less than itself."""
+def check_disk(place: Path, items: Iterable[Item]) -> None:
+    """FluxGuardError where the results may not fit: a picture of noise compresses to nothing less than itself."""
     needed = sum(
         2 * 4 * item.size[0] * item.size[1] for item in items if item.size and not item.done
     )

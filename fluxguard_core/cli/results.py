@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from .. import __version__
 from ..evaluate.html import write_html
 from ..evaluate.report import without_folders
 from ..pictures.files import Picture, png_bytes, write_atomic
 from ..pipelines.photo import Protected
-from ..protect.presets import Preset
 from .names import Targets
 
 _STATE = "result"
@@ -24,7 +25,7 @@ _STATE = "result"
 _NO_SETTING = frozenset(
     {
         *("photo", "output", "again", "dry_run", "quiet", "html", "recursive", "run", "command"),
-        *("device", "offload", "second"),
+        *("device", "offload", "second", "shield_command"),
     }
 )
 
@@ -46,7 +47,7 @@ class Made:
         )
 
 
-def settings_digest(args: argparse.Namespace, preset: Preset, files: Iterable[Path]) -> str:
+def settings_digest(args: argparse.Namespace, preset: Any, files: Iterable[Path]) -> str:
     """All that decides about the pictures: options, preset, the files that were named, the version."""
     chosen = {k: v for k, v in vars(args).items() if k not in _NO_SETTING}
     parts = [__version__, repr(sorted(chosen.items())), repr(preset)]
@@ -122,6 +123,29 @@ def finish(targets: Targets, known: dict[str, Any], result: Protected, *, html: 
     if html:
         write_html(targets.html, result.report, result.pictures)
     _write_json(targets, {**result.report.to_dict(), _STATE: state})
+
+
+def store(
+    targets: Targets,
+    picture: Picture,
+    made: Made,
+    protected: Tensor,
+    numbers: dict[str, Any],
+    *,
+    stopped: bool,
+) -> None:
+    """Write one picture and its numbers; the numbers go first, and again when all is done."""
+    data = png_bytes(replace(picture, rgb=protected))
+    state = {
+        "state": "stopped",
+        "made_from": made.digest,
+        "protected_sha256": _sha256(data),
+    }
+    known = {"version": __version__, **numbers}
+    _write_json(targets, {_STATE: state, **known})
+    write_atomic(targets.protected, data)
+    if not stopped:
+        _write_json(targets, {_STATE: {**state, "state": "finished"}, **known})
 
 
 def _write_json(targets: Targets, values: dict[str, Any]) -> None:

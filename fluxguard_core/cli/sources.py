@@ -36,7 +36,21 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def add_arguments(parser: Any) -> None:
-    """Arguments that choose the models."""
+    """Arguments that choose the models, the recognisers and the detector."""
+    add_flux(parser)
+    faces = parser.add_argument_group("recognisers and detector")
+    add_recognisers(faces)
+    add_detector(faces, "yunet; the miniature's own")
+    faces.add_argument(
+        "--vgg", metavar="FILE", help="torchvision's vgg19 for the perceptual distance"
+    )
+    faces.add_argument(
+        "--lpips", metavar="FILE", help="torchvision's vgg16 or alexnet for LPIPS instead"
+    )
+
+
+def add_flux(parser: Any) -> None:
+    """Arguments that choose a FLUX."""
     group = parser.add_argument_group("models (default: the built-in miniature)")
     group.add_argument("--model", metavar="DIR", help="a diffusers FLUX.1 folder")
     group.add_argument("--transformer", metavar="FILE", help="FLUX.1 in Black Forest Labs names")
@@ -61,15 +75,6 @@ def add_arguments(parser: Any) -> None:
         default="computed",
         help="number format of the cached attention values",
     )
-    faces = parser.add_argument_group("recognisers and detector")
-    add_recognisers(faces)
-    add_detector(faces, "yunet; the miniature's own")
-    faces.add_argument(
-        "--vgg", metavar="FILE", help="torchvision's vgg19 for the perceptual distance"
-    )
-    faces.add_argument(
-        "--lpips", metavar="FILE", help="torchvision's vgg16 or alexnet for LPIPS instead"
-    )
 
 
 def add_recognisers(parser: Any) -> None:
@@ -90,6 +95,12 @@ def add_recognisers(parser: Any) -> None:
     )
 
 
+_FILES = (
+    *("model", "transformer", "vae", "text_encoders", "tiny_vae", "autoencoder"),
+    *("vgg", "lpips", "points", "mask"),
+)
+
+
 def is_miniature(args: argparse.Namespace) -> bool:
     """True where no other FLUX was asked for."""
     return args.model is None and args.transformer is None
@@ -97,18 +108,19 @@ def is_miniature(args: argparse.Namespace) -> bool:
 
 def named_files(args: argparse.Namespace) -> list[Path]:
     """The files and folders that the arguments name; those of the manifest and held-out names aside."""
-    given = [args.model, args.transformer, args.vae, args.text_encoders, args.tiny_vae]
-    given += [args.vgg, args.lpips, *(_lora(text)[0] for text in args.lora)]
-    given += [_colour(text)[0] for text in args.recogniser]
-    given += [text for text in (_colour(text)[0] for text in args.hold_out) if Path(text).is_file()]
-    kind, _, place = (args.detector or "").partition(":")
+    given = [getattr(args, name, None) for name in _FILES]
+    given += [_lora(text)[0] for text in getattr(args, "lora", ())]
+    given += [_colour(text)[0] for text in getattr(args, "recogniser", ())]
+    held_out = (_colour(text)[0] for text in getattr(args, "hold_out", ()))
+    given += [text for text in held_out if Path(text).is_file()]
+    kind, _, place = (getattr(args, "detector", None) or "").partition(":")
     given += [place] if kind in ("yunet", "insightface") and place else []
     return [Path(path) for path in given if path]
 
 
 def load_models(args: argparse.Namespace) -> Models:
     """Load what the arguments ask for."""
-    device = args.device or _best_device()
+    device = args.device or best_device()
     models = _miniature(args, device) if is_miniature(args) else _full(args, device)
     for text in args.lora:
         path, weight = _lora(text)
@@ -148,6 +160,15 @@ def face_parser() -> FaceParser | None:
     entry = load_manifest()["bisenet"]
     path = find(entry)
     return None if path is None else bisenet_parser(path, expected=entry)
+
+
+def flux_stack(args: argparse.Namespace, device: str) -> FluxStack:
+    """The FLUX that the arguments name, with its LoRAs."""
+    stack = _stack(args, device)
+    for text in args.lora:
+        path, weight = _lora(text)
+        add_lora(stack, path, weight)
+    return stack
 
 
 def _stack(args: argparse.Namespace, device: str) -> FluxStack:
@@ -272,7 +293,7 @@ def _lora(text: str) -> tuple[str, float]:
         return text, 1.0  # a colon of the path's own, as in C:\lora.safetensors
 
 
-def _best_device() -> str:
+def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -252,9 +252,7 @@ def test_the_weights_are_the_same_afterwards() -> None:
     stack = tiny_stack()
     before = {k: v.clone() for k, v in stack.transformer.state_dict().items()}
     for name in ("strong", "kontext"):
-        shield_edits(
-            picture(5), surrogate(stack, "red hair"), replace(EDIT_SHIELDS[name], steps=3)
-        )
+        shield_edits(picture(5), surrogate(stack, "red hair"), replace(EDIT_SHIELDS[name], steps=3))
     after = stack.transformer.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
 

@@ -23,7 +23,6 @@ from fluxguard_core.protect.engine import Draw, Step
 from .tiny import noise, tiny_stack
 
 
-
 def pictures(count: int = 2) -> list[Tensor]:
     """Of different sizes."""
     return [
@@ -78,7 +77,14 @@ def test_the_base_weights_are_bit_identical_afterwards(trouble: type[BaseExcepti
             assert len(dynamic.pairs) == 4 + 3 * 4
             with torch.no_grad():
                 assert torch.equal(field(latents, 0.5), expected)
-            fit(dynamic, field, latents.split(1), 3, torch.Generator().manual_seed(0), learning_rate=1e-2)
+            fit(
+                dynamic,
+                field,
+                latents.split(1),
+                3,
+                torch.Generator().manual_seed(0),
+                learning_rate=1e-2,
+            )
             with torch.no_grad():
                 assert not torch.equal(field(latents, 0.5), expected)
             if trouble is not None:

@@ -12,8 +12,9 @@ from ..fluxguard_core.flow import Trajectory, ValueInjection, VelocityFusion
 from ..fluxguard_core.flow.controls import paper_injection, paper_window
 from ..fluxguard_core.regions import coverage
 from . import host
+from .given import latent_mask, optional_masks
 from .node import Node
-from .wires import AS_INVERTED, CATEGORY, TrajectoryWire, latent_mask
+from .wires import AS_INVERTED, CATEGORY, TrajectoryWire
 
 
 class AttentionVInjection(Node):
@@ -102,7 +103,8 @@ def _injected(trajectory: Trajectory, window: dict[str, Any], mask: Tensor | Non
         return kept if kind == "all kept" else int(window["intervals"])
     planned = trajectory.recipe.injected
     if planned is None:
-        covered = 1.0 if mask is None else coverage(mask)
+        masks = optional_masks(mask)
+        covered = 1.0 if masks is None else coverage(masks)
         planned = paper_injection(trajectory.intervals, covered)
     return min(kept, planned)
 

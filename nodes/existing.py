@@ -14,12 +14,13 @@ from ..fluxguard_core.protect.engine import Step
 from ..fluxguard_core.protect.run import protect_latent
 from . import host
 from .faces import Located, points_by_picture
+from .given import latent_mask, samples_of
 from .node import Node
 from .options import PRESET_NAMES
 from .preparation import iterates_of, look, needs_face, prepare
 from .protection_inputs import Wishes, protection_inputs, wishes_of
 from .protection_report import heading, passing, told, warned
-from .wires import CATEGORY, latent_mask, shown, to_image
+from .wires import CATEGORY, shown, to_image
 
 
 class ProtectLatent(Node):
@@ -139,13 +140,7 @@ def _protected(
 
 
 def _samples(latent: dict[str, Any]) -> Tensor:
-    samples = latent["samples"]
-    if getattr(samples, "is_nested", False) or samples.ndim != 4:
-        raise FluxGuardError(
-            f"Expected the latent of a picture [batch, channels, height, width], got {list(samples.shape)}.",
-            "Encode the picture with VAE Encode.",
-        )
-    return samples.to(host.working_device(), torch.float32)
+    return samples_of(latent).to(host.working_device(), torch.float32)
 
 
 def _faces(wishes: Wishes, pictures: Tensor) -> list[Tensor | None]:

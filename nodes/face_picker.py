@@ -13,8 +13,9 @@ from ..fluxguard_core.faces.detectors import face_from_points, five_points, type
 from ..fluxguard_core.faces.face import Face, FaceFinder, choose
 from . import host
 from .faces import Faces, find_all, for_batch, installed_finder
+from .given import to_picture
 from .node import Node
-from .wires import CATEGORY, FaceLandmarksWire, FacesWire, shown, to_image, to_picture
+from .wires import CATEGORY, FaceLandmarksWire, FacesWire, shown, to_image
 
 _GREEN = (0.2, 0.9, 0.3)
 

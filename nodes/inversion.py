@@ -15,6 +15,7 @@ from ..fluxguard_core.flow import Block, Layout, Trajectory, flux_schedule, inve
 from ..fluxguard_core.flow.controls import paper_injection
 from ..fluxguard_core.protect.presets import preset_named
 from . import host
+from .given import samples_of
 from .node import Node
 from .options import PRESET_NAMES, InversionOptions
 from .wires import CATEGORY, InversionOptionsWire, TrajectoryWire
@@ -124,7 +125,7 @@ class RFInversion(Node):
         host.check_conditioning(positive, "source prompt")
         named = preset_named(preset)
         options = options or InversionOptions(named.recipe)
-        start = host.to_model_space(model, host.picture_latent(latent))
+        start = host.to_model_space(model, host.picture_latent(samples_of(latent)))
         grid = _schedule(steps, start) if sigmas is None else sigmas
         trajectory = _inverted(model, positive, start, grid, options, named.source_guidance)
         noise = host.to_latent(model, trajectory.terminal)

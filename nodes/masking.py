@@ -22,8 +22,9 @@ from ..fluxguard_core.regions import (
 )
 from . import host
 from .faces import Faces, for_batch, shifted
+from .given import checked_masks, optional_masks, to_picture
 from .node import Node
-from .wires import CATEGORY, checked_masks, faces_input, shown, to_image, to_picture
+from .wires import CATEGORY, faces_input, shown, to_image
 
 
 class TextToMask(Node):
@@ -104,8 +105,9 @@ class TextToMask(Node):
         with host.ordinary_tensors():
             picture = to_picture(image).clone()
             found = _masked(picture, text, source, faces)
-            if mask is not None:
-                found = _combined(found, mask[:, None].clone(), combine)
+            given = optional_masks(mask)
+            if given is not None:
+                found = _combined(found, given.clone(), combine)
             found = checked_masks(_shaped(found, grow, feather))[:, 0].cpu()
             seen = to_image(_lit(picture, found[:, None]))
         return io.NodeOutput(found, ", ".join(regions), ui=shown(cls, seen))

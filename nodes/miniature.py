@@ -19,9 +19,10 @@ from ..fluxguard_core.mini.world import load_text_encoder
 from ..fluxguard_core.recognition import FaceEncoder
 from . import host
 from .face_picker import choice_input, found_faces, framed
+from .given import to_picture
 from .node import Node
 from .people import ensemble_inputs, ensemble_of
-from .wires import MINIATURE, EnsembleWire, FacesWire, seed_input, shown, to_image, to_picture
+from .wires import MINIATURE, EnsembleWire, FacesWire, seed_input, shown, to_image
 
 
 class MiniClip:

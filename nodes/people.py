@@ -18,8 +18,9 @@ from ..fluxguard_core.recognition.loading import load_encoder
 from ..fluxguard_core.recognition.thresholds import thresholds_path
 from . import folders, host
 from .faces import Faces, installed_finder, locate
+from .given import to_picture
 from .node import Node
-from .wires import CATEGORY, EnsembleWire, IdentityWire, faces_input, seed_input, to_picture
+from .wires import CATEGORY, EnsembleWire, IdentityWire, faces_input, seed_input
 
 COLOURS = ("published", *get_args(Colour))
 
@@ -223,7 +224,7 @@ class IdentityNode(Node):
         if chosen == "synthetic":
             return io.NodeOutput(synthetic(kind["seed"]))
         with host.ordinary_tensors():
-            pictures = to_picture(kind["photos"]).clone()
+            pictures = to_picture(kind["photos"], "photos").clone()
             if kind["cut"] != "whole frame":
                 pictures = _around_faces(pictures, kind.get("faces"))
             return io.NodeOutput(photo(*pictures))

@@ -25,8 +25,8 @@ from ..fluxguard_core.protect.refiner import Refiner
 from ..fluxguard_core.protect.region import Window
 from . import folders, host
 from .faces import Located, locate
+from .given import latent_mask
 from .protection_inputs import Wishes
-from .wires import latent_mask
 
 
 @dataclass(frozen=True, eq=False)

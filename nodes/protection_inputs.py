@@ -11,6 +11,7 @@ from torch import Tensor
 from ..fluxguard_core.protect.presets import Preset, preset_named
 from ..fluxguard_core.recognition import Ensemble, Identity, untargeted
 from .faces import Faces
+from .given import optional_masks
 from .options import ProtectionOptions
 from .wires import (
     EnsembleWire,
@@ -87,5 +88,5 @@ def wishes_of(given: dict[str, Any], preset: str) -> Wishes:
         preset=replace(chosen, refiner=replace(chosen.refiner, seed=given["seed"])),
         options=options,
         faces=given.get("faces"),
-        mask=given.get("mask"),
+        mask=optional_masks(given.get("mask")),
     )

@@ -25,9 +25,10 @@ from ..fluxguard_core.faces.face import FaceFinder, nearest
 from ..fluxguard_core.recognition import Ensemble
 from . import host
 from .faces import Faces, finder, points_by_picture
+from .given import to_picture
 from .node import Node
 from .people import load_recognisers
-from .wires import CATEGORY, EnsembleWire, faces_input, shown, to_image, to_picture
+from .wires import CATEGORY, EnsembleWire, faces_input, shown, to_image
 from .words import NODES
 
 
@@ -75,7 +76,8 @@ class PrivacyReport(Node):
         faces: Faces | None = None,
     ) -> io.NodeOutput:
         with host.ordinary_tensors():
-            pictures = [to_picture(image).cpu().clone() for image in (original, edited, protected)]
+            given = {"original": original, "edited": edited, "protected": protected}
+            pictures = [to_picture(image, name).cpu().clone() for name, image in given.items()]
             _alike(pictures)
             found, find = points_by_picture(faces, pictures[0]), finder(faces)
             second, notes = _second(second_photo, find)
@@ -114,7 +116,7 @@ def _second(photo: Tensor | None, find: FaceFinder | None) -> tuple[Shot | None,
     """The second photo as a stranger would meet it, or a note that says why it is left out."""
     if photo is None:
         return None, ()
-    shot, left_out = second_shot(to_picture(photo).cpu().clone()[:1], find)
+    shot, left_out = second_shot(to_picture(photo, "second_photo").cpu().clone()[:1], find)
     return shot, (NODES(left_out),) if left_out else ()
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from ..fluxguard_core.backends.geometry import FLUX
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.pictures.detail import with_detail
+from .given import optional_masks, samples_of, to_picture
 from .node import Node
-from .wires import CATEGORY, to_image, to_picture
+from .wires import CATEGORY, to_image
 
 
 class KeepPhotoPixels(Node):
@@ -51,18 +52,34 @@ class KeepPhotoPixels(Node):
         vae: Any,
         region: Tensor | None = None,
     ) -> io.NodeOutput:
-        picture = to_picture(photo).cpu()
-        plain, decoded = (to_picture(vae.decode(one["samples"])).cpu() for one in (source, result))
-        picture = picture.expand(max(len(picture), len(decoded)), -1, -1, -1)
+        picture, within = to_picture(photo, "photo").cpu(), optional_masks(region, "region")
+        latents = {"source": source, "result": result}
+        samples = [samples_of(latent, name) for name, latent in latents.items()]
+        plain, decoded = (to_picture(vae.decode(one), "vae").cpu() for one in samples)
+        count = _one_number(photo=picture, source=plain, result=decoded, region=within)
+        picture = picture.expand(count, -1, -1, -1)
         top, left, height, width = _encoded_part(picture, decoded)
         whole = picture.clone()
         part = whole[..., top : top + height, left : left + width]
         changed = with_detail(decoded, part, plain)
-        if region is not None:
-            share = _checked(region, (height, width)).to(part)
+        if within is not None:
+            share = _checked(within, (height, width)).to(part)
             changed = torch.where(share > 0, torch.lerp(part, changed, share), part)
         whole[..., top : top + height, left : left + width] = changed
         return io.NodeOutput(to_image(whole))
+
+
+def _one_number(**given: Tensor | None) -> int:
+    """How many pictures there are; each input has one, or one for each of them."""
+    counts = {name: len(batch) for name, batch in given.items() if batch is not None}
+    most = max(counts.values())
+    if any(count not in (1, most) for count in counts.values()):
+        told = ", ".join(f"{count} on ‹give {name}›" for name, count in counts.items())
+        raise FluxGuardError(
+            f"Expected one picture or the same number on each input, got {told}.",
+            "Connect what belongs to the same batch.",
+        )
+    return most
 
 
 def _encoded_part(photo: Tensor, decoded: Tensor) -> tuple[int, int, int, int]:
@@ -77,9 +94,8 @@ def _encoded_part(photo: Tensor, decoded: Tensor) -> tuple[int, int, int, int]:
     return over[0] // 2, over[1] // 2, height, width
 
 
-def _checked(region: Tensor, size: tuple[int, int]) -> Tensor:
+def _checked(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """A region [B, 1, H, W] of the decoded size."""
-    masks = region[:, None] if region.ndim == 3 else region
     if tuple(masks.shape[-2:]) != size:
         raise FluxGuardError(
             f"The region is {masks.shape[-1]} x {masks.shape[-2]} pixels, but the result {size[1]} x {size[0]}.",

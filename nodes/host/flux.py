@@ -90,14 +90,9 @@ def check_conditioning(conditioning: Conditioning, role: str) -> None:
             )
 
 
-def picture_latent(latent: dict[str, Any]) -> Tensor:
-    """The samples of a LATENT that FLUX can read, without its noise mask (which would corrupt the flow)."""
-    samples = latent["samples"]
-    if (
-        getattr(samples, "is_nested", False)
-        or samples.ndim != 4
-        or samples.shape[1] != FLUX.channels
-    ):
+def picture_latent(samples: Tensor) -> Tensor:
+    """Samples [B, C, h, w] that FLUX can read; a noise mask beside them would corrupt the flow."""
+    if samples.shape[1] != FLUX.channels:
         raise FluxGuardError(
             f"Expected a FLUX latent [batch, {FLUX.channels}, height, width], got {list(samples.shape)}. Encode the "
             "picture with VAE Encode and FLUX's VAE (ae.safetensors)."

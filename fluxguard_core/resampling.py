@@ -6,6 +6,8 @@ that every device can differentiate.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,17 +39,55 @@ def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
     """[B,C,H,W] -> [B,C,*size], bilinear and antialiased as ``interpolate`` has it."""
     if abilities(image.device).antialias_gradient:
         return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+    return _weighted(image, size, _triangles)
+
+
+def bicubic(image: Tensor, size: tuple[int, int], *, antialias: bool = True) -> Tensor:
+    """[B,C,H,W] -> [B,C,*size], bicubic as ``interpolate`` has it, antialiased or not."""
+    if abilities(image.device).antialias_gradient:
+        return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=antialias)
+    return _weighted(image, size, _smooth_cubics if antialias else _cubics)
+
+
+def _weighted(
+    image: Tensor, size: tuple[int, int], weights: Callable[[int, int], Tensor]
+) -> Tensor:
     rows, columns = (
-        _triangles(whole, part).to(image)
-        for whole, part in zip(image.shape[-2:], size, strict=True)
+        weights(whole, part).to(image) for whole, part in zip(image.shape[-2:], size, strict=True)
     )
     return rows @ image @ columns.T
 
 
 def _triangles(whole: int, part: int) -> Tensor:
     """Weights [part, whole] of an antialiased resize: a triangle around each target, wider where it shrinks."""
-    # Whole numbers, for single precision would place the triangles badly in a large picture.
-    centres = (2 * torch.arange(part) + 1)[:, None] * whole
-    distance = ((2 * torch.arange(whole) + 1) * part - centres).abs()
-    weights = (1 - distance / (2.0 * max(whole, part))).clamp(min=0)
+    weights = (1 - _distance(whole, part) / (2.0 * max(whole, part))).clamp(min=0)
     return weights / weights.sum(1, keepdim=True)
+
+
+def _smooth_cubics(whole: int, part: int) -> Tensor:
+    """As ``_triangles`` with Keys' cubic of -0.5, which PyTorch takes for an antialiased resize."""
+    weights = _keys(_distance(whole, part) / (2.0 * max(whole, part)), -0.5)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _cubics(whole: int, part: int) -> Tensor:
+    """Weights [part, whole] of a plain bicubic resize: Keys' cubic of -0.75 over four pixels, the edge repeated."""
+    centres = (torch.arange(part, dtype=torch.float64) + 0.5) * whole / part - 0.5
+    near = centres.floor()[:, None] + torch.arange(-1, 3)
+    share = _keys((near - centres[:, None]).abs(), -0.75)
+    weights = torch.zeros(part, whole, dtype=torch.float64)
+    return weights.scatter_add_(1, near.clamp(0, whole - 1).long(), share)
+
+
+def _distance(whole: int, part: int) -> Tensor:
+    """Distances [part, whole] of source pixels from targets, in units of 1 / (2 part) source pixels."""
+    # Whole numbers, for single precision would place the targets badly in a large picture.
+    centres = (2 * torch.arange(part) + 1)[:, None] * whole
+    return ((2 * torch.arange(whole) + 1) * part - centres).abs()
+
+
+def _keys(x: Tensor, a: float) -> Tensor:
+    """Keys' cubic convolution kernel at distances x >= 0."""
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))

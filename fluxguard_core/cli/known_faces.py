@@ -18,6 +18,7 @@ from ..mini.world_check import world_of
 from ..pictures.files import PictureError, read_picture
 from ..pictures.folder import photos_in
 from ..recognition.encoder import FaceEncoder
+from ..resampling import shrink
 from ..weights import find, load_manifest
 from ..worlds import World
 from .command_line import TERMINAL
@@ -133,7 +134,7 @@ def _smaller(image: Tensor, points: Tensor | None) -> tuple[Tensor, Tensor | Non
     if longest <= LONGEST:
         return image, points
     size = [max(1, round(side * LONGEST / longest)) for side in image.shape[-2:]]
-    small = torch.nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+    small = shrink(image[None], size)[0]
     factor = torch.tensor([size[1] / image.shape[-1], size[0] / image.shape[-2]])
     return small, None if points is None else (points + 0.5) * factor - 0.5
 

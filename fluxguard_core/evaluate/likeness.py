@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FluxGuardError
 from ..regions.morphology import gaussian_blur
+from ..resampling import shrink
 from .haarpsi import haarpsi
 
 EYES = 60.0  # pixels between the eyes that the figures' pixels are pixels of
@@ -211,4 +211,4 @@ def _reduced(picture: Tensor, pixel: float) -> Tensor:
         return picture
     height, width = picture.shape[-2:]
     size = (max(16, round(height / pixel)), max(16, round(width / pixel)))
-    return F.interpolate(picture, size, mode="bilinear", antialias=True)
+    return shrink(picture, size)

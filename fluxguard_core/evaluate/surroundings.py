@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..faces.face import Face, FaceFinder, nearest
 from ..pictures.face_crop import Box
 from ..recognition.encoder import FaceEncoder
+from ..resampling import bicubic
 from .similarity import Recognition, Shot, recognise, share
 from .transforms import SHARING, Transform
 
@@ -93,7 +93,7 @@ def _at_most(shot: Shot, side: int) -> Shot:
         return shot
     scale = side / max(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    picture = F.interpolate(shot.image, size, mode="bicubic", antialias=True).clamp(0, 1)
+    picture = bicubic(shot.image, size).clamp(0, 1)
     points = shot.landmarks
     if points is not None:
         by = points.new_tensor([size[1] / width, size[0] / height])

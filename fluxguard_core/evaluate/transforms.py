@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from ..errors import FluxGuardError
 from ..pictures.files import to_pillow
 from ..regions.morphology import gaussian_blur
+from ..resampling import bicubic
 
 Codec = Callable[[Tensor], Tensor]
 
@@ -63,10 +63,6 @@ def jpeg(quality: int) -> Transform:
     )
 
 
-def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(image, size, mode="bicubic", antialias=True, align_corners=False)
-
-
 def rescale(factor: float = 0.5) -> Transform:
     """Scale by `factor` and back, bicubic and antialiased, rounded to 8 bits in between."""
     if not 0 < factor < 1:
@@ -74,8 +70,8 @@ def rescale(factor: float = 0.5) -> Transform:
 
     def apply(image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        small = _resized(image, (max(1, round(height * factor)), max(1, round(width * factor))))
-        return _resized((small.clamp(0, 1) * 255).round() / 255, (height, width))
+        small = bicubic(image, (max(1, round(height * factor)), max(1, round(width * factor))))
+        return bicubic((small.clamp(0, 1) * 255).round() / 255, (height, width))
 
     return Transform(f"resize{factor:g}", f"Resize {factor:g}x and back", apply)
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..resampling import shrink
 from .face import Face, FaceFinder
 
 _OVERLAP = 0.25  # of a tile's side, which a face that the tiles are for must fit into
@@ -102,7 +102,7 @@ def _shrunk(image: Tensor, scale: float) -> Tensor:
     if scale == 1:
         return image
     size = (max(1, round(image.shape[-2] * scale)), max(1, round(image.shape[-1] * scale)))
-    smaller = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)
+    smaller = shrink(image[None].float(), size)
     return smaller[0].clamp(0, 1)
 
 

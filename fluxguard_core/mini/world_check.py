@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import FluxGuardError
 from ..faces.alignment import invert, similarity_transform
+from ..resampling import shrink
 from ..worlds import World
 from .faces import PORTRAIT_POINTS, SIDE, attribute_net, landmark_net, parser_net, view_at
 from .world import reconstruct
@@ -75,7 +76,7 @@ def _whole(image: Tensor) -> tuple[Tensor, Tensor]:
     """The picture [1,3,128,128] with its contrast stretched and its border repeated; where it is."""
     longest = max(image.shape[-2:])
     size = [max(1, round(side * SIDE / longest)) for side in image.shape[-2:]]
-    small = F.interpolate(image[None], size, mode="bilinear", antialias=True).clamp(0, 1)
+    small = shrink(image[None], size).clamp(0, 1)
     low, high = (small.flatten().quantile(share) for share in (0.01, 0.99))
     small = ((small - low) / (high - low).clamp_min(0.02)).clamp(0, 1)
     top, left = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..faces.face import Face
+from ..resampling import bicubic
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels."""
@@ -140,7 +141,7 @@ def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
     """A picture at another height and width, antialiased; unchanged where it has them already."""
     if _size(picture) == size:
         return picture
-    return F.interpolate(picture, size, mode="bicubic", antialias=True)
+    return bicubic(picture, size)
 
 
 def _size(picture: Tensor) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from ..faces.alignment import align
 from ..pictures.files import read_picture
 from ..recognition.encoder import FaceEncoder
 from ..recognition.thresholds import calibrate, spread_of, stranger_cosines
+from ..resampling import bicubic
 
 _SIDE = 256  # of a working crop, in which the eyes lie ``EYES`` apart
 
@@ -101,7 +102,7 @@ def working_crop(photo: FacePhoto) -> tuple[Tensor, Tensor]:
     left = min(max(round(x - side / 2), 0), width - side)
     top = min(max(round(y - 0.54 * side), 0), height - side)
     square = picture[..., top : top + side, left : left + side]
-    crop = F.interpolate(square, (_SIDE, _SIDE), mode="bicubic", antialias=True).clamp(0, 1)
+    crop = bicubic(square, (_SIDE, _SIDE)).clamp(0, 1)
     points = (photo.points - torch.tensor([left, top]) + 0.5) * _SIDE / side - 0.5
     return (crop * 255).round() / 255, points
 

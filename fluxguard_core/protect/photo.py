@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import FluxGuardError
 from ..evaluate.likeness import FaceView, face_view
 from ..recognition.ensemble import Ensemble
+from ..resampling import bicubic, shrink
 from .changes import Change, LatentChange, PixelChange, Together
 from .defended import Defended
 from .engine import Descent, DescentSettings, Draw, OnStep, descend
@@ -114,7 +115,7 @@ def _at_working_size(whole: FaceView, points: Tensor) -> tuple[FaceView, Tensor]
     if scale == 1.0:
         return face_view(whole.photo, inside), inside
     size = (round(scale * height), round(scale * width))
-    small = F.interpolate(whole.photo, size, mode="bicubic", antialias=True).clamp(0, 1)
+    small = bicubic(whole.photo, size).clamp(0, 1)
     moved = (inside + 0.5) * scale - 0.5
     return face_view(small, moved), moved
 
@@ -124,7 +125,7 @@ def _region(view: FaceView, points: Tensor, allowed: Tensor | None) -> Tensor:
     height, width = view.photo.shape[-2:]
     region = face_region(points.cpu(), height, width, 1).to(view.photo)
     if allowed is not None:
-        region = region * F.interpolate(allowed, (height, width), mode="bilinear", antialias=True)
+        region = region * shrink(allowed, (height, width))
     if not bool((region > 0).any()):
         raise FluxGuardError(
             "The mask leaves no part of the face to protect.",
@@ -162,7 +163,7 @@ def _put_back(
     size = (bottom - top, right - left)
     change = finished - view.photo
     if change.shape[-2:] != size:
-        change = F.interpolate(change, size, mode="bicubic")
+        change = bicubic(change, size, antialias=False)
         region = F.interpolate(region, size, mode="bilinear")
         change = change * (region > 0)
     out, where = source.clone(), torch.zeros_like(source[:, :1])

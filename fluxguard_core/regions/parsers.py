@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FluxGuardError
+from ..resampling import shrink
 from ..weights.loading import load_tensors
 from ..weights.manifest import Entry
 from .bisenet import KEYS, BiSeNet
@@ -91,7 +92,7 @@ class NetworkParser:
         pad = (left, longest - width - left, top, longest - height - top)
         # A square by repeated borders: the networks know whole, unstretched heads.
         square = F.pad(picture[None].float(), pad, mode="replicate")
-        view = F.interpolate(square, (self.size, self.size), mode="bilinear", antialias=True)
+        view = shrink(square, (self.size, self.size))
         scores = self.logits((view - _column(MEAN, view)) / _column(DEVIATION, view)).float()
         scores = F.interpolate(scores, (longest, longest), mode="bilinear", align_corners=False)
         scores = scores[0, :, top : top + height, left : left + width]

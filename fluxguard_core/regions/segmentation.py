@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FluxGuardError
+from ..resampling import shrink
 from ..weights.loading import load_tensors
 from ..weights.manifest import Entry
 from .lexicon import load_lexicon
@@ -67,9 +68,7 @@ def _segmenter(network: Any, tokenizer: Any, prepared: dict[str, Any]) -> Segmen
     @torch.no_grad()
     def segment(picture: Tensor, phrases: Sequence[str]) -> Tensor:
         height, width = picture.shape[-2:]
-        view = F.interpolate(
-            picture[None].float(), (size, size), mode="bilinear", antialias=True
-        ).clamp(0, 1)
+        view = shrink(picture[None].float(), (size, size)).clamp(0, 1)
         pixels = ((view - mean.to(view)) / deviation.to(view)).expand(len(phrases), -1, -1, -1)
         words = tokenizer(list(phrases), padding=True, return_tensors="pt").to(view.device)
         scores = network(pixel_values=pixels, **words).logits.reshape(len(phrases), 1, size, size)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import kornia.filters  # noqa: F401  (ahead of the recordings, for importing it computes)
@@ -14,16 +16,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fluxguard_core import devices
+from fluxguard_core.evaluate.transforms import SHARING
 from fluxguard_core.faces.alignment import align
 from fluxguard_core.protect.engine import Draw
 from fluxguard_core.protect.gradients import gradients
 from fluxguard_core.protect.identity import identity_term
+from fluxguard_core.protect.photo import Autoencoder, protect_pixels
+from fluxguard_core.protect.presets import PHOTO_PRESETS
 from fluxguard_core.protect.views import AlignedViews, blurred, jpeg, noisy, shrunk
 from fluxguard_core.recognition import untargeted
-from fluxguard_core.resampling import bilinear, shrink
+from fluxguard_core.resampling import bicubic, bilinear, shrink
 
 from .golden import relative_error
-from .tiny import landmarks, tiny_ensemble
+from .tiny import landmarks, tiny_ensemble, tiny_taesd
 
 TRIAL = Path(__file__).parents[2] / "nodes" / "host" / "sampler_trial.py"
 
@@ -82,12 +87,89 @@ def test_antialiased_resizing_and_its_gradient(
     assert all(relative_error(a, b) < 1e-5 for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("size", [(5, 7), (9, 13), (8, 30), (1, 1), (40, 2)])
+def test_bicubic_resizing_and_its_gradient(
+    size: tuple[int, int], antialias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.rand(2, 3, 9, 13, requires_grad=True)
+    plain = F.interpolate(image, size, mode="bicubic", antialias=antialias)
+    ours, theirs = both(
+        lambda: value_and_slopes(bicubic(image, size, antialias=antialias), image), monkeypatch
+    )
+    assert torch.equal(plain, ours[0])
+    assert all(relative_error(a, b) < 1e-5 for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_large_picture_is_resized_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single precision would misplace the far end of 9000 pixels."""
+    image = torch.rand(1, 1, 2, 9000)
+    for resize in (shrink, bicubic):
+        ours, theirs = both(lambda resize=resize: (resize(image, (2, 700)),), monkeypatch)
+        assert float((ours[0] - theirs[0]).abs().max()) < 1e-4
+
+
+LACKING = {
+    *("grid_sampler_2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+    "upsample_bicubic2d",
+}
+
+
+def lacked(names: set[str]) -> set[str]:
+    return {name for name in names if name.removesuffix("_backward") in LACKING}
+
+
+def test_resizing_that_devices_lack_stands_in_one_place() -> None:
+    """Antialiased or bicubic resizing and grid reading: in resampling, or on pictures that never leave the CPU."""
+    package = Path(devices.__file__).parent
+    found = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if asks(path)}
+    assert found == {"resampling.py", "cli/bench_photo.py"}  # the benchmark draws its photo
+
+
+def asks(path: Path) -> bool:
+    """Whether a file calls PyTorch's own antialiased or bicubic resize, or its grid reading."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        if node.func.attr == "grid_sample" or (
+            node.func.attr == "interpolate"
+            and (given.get("antialias", "False") != "False" or given.get("mode") == "'bicubic'")
+        ):
+            return True
+    return False
+
+
 def test_a_step_meets_nothing_that_a_mac_lacks(a_mac: None) -> None:
     """Every view, its recognisers and the way back; the same on a device that has all is not so."""
     names, formats = step()
-    lacking = {"grid_sampler_2d", "_upsample_bilinear2d_aa"}
-    assert not {name for name in names if name.removesuffix("_backward") in lacking}
+    assert not lacked(names)
     assert torch.float64 not in formats and torch.float8_e4m3fn not in formats
+
+
+@pytest.mark.parametrize("side", [96, 480])
+def test_a_protected_photo_meets_nothing_that_a_mac_lacks(side: int, a_mac: None) -> None:
+    """Its views, its budget, its change in pixels and in latents, brought down from a large face and back."""
+    tiny = tiny_taesd()
+    codec = Autoencoder(
+        encode=lambda picture: tiny.encode(picture, return_dict=False)[0],
+        decode=lambda latent: tiny.decode(latent, return_dict=False)[0],
+        cell=8,
+    )
+    preset = replace(PHOTO_PRESETS["default"], steps=2)
+    picture = (torch.rand(1, 3, side, side) * 255).round() / 255
+    with Ops() as ops:
+        done = protect_pixels(picture, tiny_ensemble(), landmarks(side), preset, autoencoder=codec)
+    assert len(done.log) == 2 and not torch.equal(done.picture, picture)
+    assert not lacked(ops.names) and "convolution_backward" in ops.names
+    assert torch.float8_e4m3fn not in ops.formats
+
+
+def test_sharing_checks_meet_nothing_that_a_mac_lacks(a_mac: None) -> None:
+    with Ops() as ops:
+        for transform in SHARING:
+            transform(torch.rand(1, 3, 48, 48))
+    assert not lacked(ops.names)
 
 
 def test_elsewhere_the_step_takes_the_kernels() -> None:

@@ -133,7 +133,8 @@ def _smaller(image: Tensor, points: Tensor | None) -> tuple[Tensor, Tensor | Non
     longest = max(image.shape[-2:])
     if longest <= LONGEST:
         return image, points
-    size = [max(1, round(side * LONGEST / longest)) for side in image.shape[-2:]]
+    height, width = (max(1, round(side * LONGEST / longest)) for side in image.shape[-2:])
+    size = (height, width)
     small = shrink(image[None], size)[0]
     factor = torch.tensor([size[1] / image.shape[-1], size[0] / image.shape[-2]])
     return small, None if points is None else (points + 0.5) * factor - 0.5

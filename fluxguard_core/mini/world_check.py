@@ -75,7 +75,8 @@ def likeness_to_a_drawing(image: Tensor) -> float:
 def _whole(image: Tensor) -> tuple[Tensor, Tensor]:
     """The picture [1,3,128,128] with its contrast stretched and its border repeated; where it is."""
     longest = max(image.shape[-2:])
-    size = [max(1, round(side * SIDE / longest)) for side in image.shape[-2:]]
+    height, width = (max(1, round(side * SIDE / longest)) for side in image.shape[-2:])
+    size = (height, width)
     small = shrink(image[None], size).clamp(0, 1)
     low, high = (small.flatten().quantile(share) for share in (0.01, 0.99))
     small = ((small - low) / (high - low).clamp_min(0.02)).clamp(0, 1)

@@ -57,6 +57,35 @@ def tensor_bytes() -> bytes:
     return save(tensors, metadata={"made": "here"})
 
 
+def onnx_bytes() -> bytes:
+    """A recogniser's export: convolution, slopes, a reshape by constants, an embedding of 64."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    chance = np.random.default_rng(3)
+    tensors = {
+        "w": chance.normal(0, 0.3, (8, 3, 3, 3)),
+        "s": np.full((8, 1, 1), 0.2),
+        "f": chance.normal(0, 0.05, (64, 8 * 8 * 8)),
+        "b": np.zeros(64),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], strides=[4, 4], pads=[1, 1, 1, 1]),
+        helper.make_node("PRelu", ["c", "s"], ["p"]),
+        helper.make_node("Reshape", ["p", "n"], ["r"]),
+        helper.make_node("Gemm", ["r", "f", "b"], ["y"], transB=1),
+    ]
+    weights = [numpy_helper.from_array(v.astype(np.float32), k) for k, v in tensors.items()]
+    weights.append(numpy_helper.from_array(np.array([-1, 512], np.int64), "n"))
+    picture = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 32, 32])
+    rows = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 64])
+    graph = helper.make_graph(nodes, "g", [picture], [rows], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
 def damaged(whole: bytes, seed: int) -> Iterator[bytes]:
     """Cuts at every twentieth, then changed headers: single bytes, runs of one value, and insertions."""
     yield from (whole[: len(whole) * part // 20] for part in range(20))
@@ -102,6 +131,10 @@ def kinds() -> dict[str, tuple[str, Callable[[], bytes]]]:
 
 def run_child(kind: str, folder: Path) -> None:
     """In the child: what is asked for, within the room."""
+    if kind == "onnx":
+        import onnxruntime  # noqa: F401
+
+        from fluxguard_core.recognition.onnx import load_onnx_encoder
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM, most))
@@ -109,14 +142,20 @@ def run_child(kind: str, folder: Path) -> None:
         try_all(folder, ".safetensors", tensor_bytes(), load_tensors)
         try_all(folder, ".safetensors", tensor_bytes(), contents_of)
         return
+    if kind == "onnx":
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        try_all(folder, ".onnx", onnx_bytes(), load_onnx_encoder)
+        return
     suffix, whole = kinds()[kind]
     try_all(folder, suffix, whole(), read_picture)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the room of a process is read from /proc")
-@pytest.mark.parametrize("group", ["safetensors", "pictures"])
+@pytest.mark.parametrize("group", ["safetensors", "onnx", "pictures"])
 def test_damaged_files_get_words(tmp_path: Path, group: str) -> None:
-    names = [group] if group == "safetensors" else list(kinds())
+    if group == "onnx":
+        pytest.importorskip("onnxruntime")
+    names = list(kinds()) if group == "pictures" else [group]
     code = (
         "import sys\nfrom pathlib import Path\nfrom tests.core.test_fuzzed_files import run_child\n"
     )

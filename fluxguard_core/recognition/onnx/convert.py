@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 
+from ...errors import FluxGuardError
 from ...weights.download import file_sha256
+from ...weights.errors import ModelFileError
 from ...weights.loading import check_file
 from ...weights.manifest import Entry, load_manifest
 from ...weights.where import converted_root
@@ -72,20 +74,33 @@ def convert_onnx(
     kept = fetch(copy, path, sha256)
     if kept is not None:
         return kept
-    graph = read_onnx(path, size=size)
-    check_embedding(path, graph)
+    graph = _read(path, size)
     try:
         proof = verify(path, graph, GraphNetwork(graph))
     except UnsupportedGraph:
         if not graph.batch or not graph.freed:
             raise
         # Some exports for a fixed number of pictures hold it in their constants as well.
-        graph = read_onnx(path, size=size, freed=False)
+        graph = _read(path, size, freed=False)
         proof = verify(path, graph, GraphNetwork(graph))
     store(
         copy, graph, proof, sha256, [data_file(path, item) for item in data_names(load_proto(path))]
     )
     return graph, proof
+
+
+def _read(path: Path, size: int, *, freed: bool = True) -> Graph:
+    try:
+        graph = read_onnx(path, size=size, freed=freed)
+        check_embedding(path, graph)
+    except FluxGuardError:
+        raise
+    except Exception as error:  # a damaged file may hold anything in any place
+        raise ModelFileError(
+            f"{path} does not hang together as an ONNX file ({type(error).__name__}).",
+            "Fetch it again.",
+        ) from error
+    return graph
 
 
 def _entry_note(entry: Entry | None) -> InputNote:

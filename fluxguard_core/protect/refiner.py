@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -116,7 +117,19 @@ class Refiner:
         self._jitter = self.settings.jitter
 
     def __call__(self, branches: Branches) -> Refined:
-        """Refine ``branches.adversarial``; where the user interrupted, the best so far."""
+        """Refine ``branches.adversarial``; where the user interrupted, the best so far.
+
+        Where it fails (for lack of memory), the next call begins as this one did.
+        """
+        draws, moments = self._generator.get_state(), copy.deepcopy(self._optimiser)
+        try:
+            return self._refined(branches)
+        except BaseException:
+            self._generator.set_state(draws)
+            self._optimiser = moments
+            raise
+
+    def _refined(self, branches: Branches) -> Refined:
         with gradients():
             space = self._space(branches, self._jitter)
             reference = self._space(_clean_twice(branches), 0.0)

@@ -235,6 +235,33 @@ def test_moments_are_kept_only_when_asked() -> None:
     assert not torch.equal(second_interval(True), second_interval(False))
 
 
+@pytest.mark.parametrize("fails_at", [1, 4, 5])
+def test_a_call_that_failed_leaves_no_trace(fails_at: int) -> None:
+    """Out of memory in the first decodes or between two steps: tried again, it ends as if nothing had been."""
+    latent, ends = noise(1, 16, 8, 8), []
+    for failing in (False, True):
+        settings = {"steps": 4, "jitter": 0.02, "keep_moments": True}
+        work = refiner(untargeted(), decode(latent), **settings)
+        first = work(branches(latent)).latent
+        left = [None] * fails_at
+
+        def narrow(z: Tensor, left: list[None] = left) -> Tensor:
+            if len(left) == 1:
+                left.clear()
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            if left:
+                left.pop()
+            return decode(z)
+
+        if failing:
+            work.decode = narrow
+            with pytest.raises(torch.OutOfMemoryError):
+                work(branches(first))
+            assert not left
+        ends.append(work(branches(first)).latent)
+    assert torch.equal(*ends)
+
+
 def test_x0_estimate_decodes_the_clean_picture() -> None:
     latent, velocity = noise(1, 16, 8, 8), noise(1, 16, 8, 8, seed=2)
     decoded: list[Tensor] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import comfy.ops
 import comfy.samplers
 import comfy.sd
+import comfy.utils
 import folder_paths
 import numpy as np
 import torch
@@ -305,6 +306,36 @@ class ProbeQuantisedLoader(io.ComfyNode):
         return io.NodeOutput(model)
 
 
+class ProbeNarrowVae(io.ComfyNode):
+    """A VAE on a card that is too small: so many decodes with gradients find no memory."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_NarrowVae",
+            category="probe",
+            inputs=[io.String.Input("vae_name"), io.Int.Input("failures")],
+            outputs=[io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, vae_name, failures):
+        path = folder_paths.get_full_path_or_raise("vae", vae_name)
+        state, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+        vae = comfy.sd.VAE(sd=state, metadata=metadata)
+        left = [None] * failures
+
+        class Narrow(type(vae.first_stage_model)):
+            def decode(self, *args, **kwargs):
+                if torch.is_grad_enabled() and left:
+                    left.pop()
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+                return super().decode(*args, **kwargs)
+
+        vae.first_stage_model.__class__ = Narrow
+        return io.NodeOutput(vae)
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
         return [
@@ -318,6 +349,7 @@ class ProbeExtension(ComfyExtension):
             ProbeSampler,
             ProbeSecondFace,
             ProbeQuantisedLoader,
+            ProbeNarrowVae,
         ]
 
 

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import multiprocessing
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..backends.geometry import FLUX
-from ..evaluate.memory import peak_memory
+from ..evaluate.memory import new_peak, peak_memory
 from ..faces.alignment import align, gradient_coverage
 from ..faces.crops import ARCFACE_TEMPLATE
-from ..flow import Counted, Moved, State, Trajectory, advance, flux_schedule, invert
+from ..flow import Counted, flux_schedule, invert
 from ..flow.field import Layout, ValueTap
+from ..pipelines.phases import unshared
 from ..protect.engine import Descent
 from ..protect.refiner import Branches, Refined
 from ..protect.run import edit_and_protect
 from ..recognition.encoder import FaceEncoder
 from ..recognition.ensemble import Ensemble
-from . import bench_faces, bench_photo
+from . import bench_evidence, bench_faces, bench_photo, bench_service, bench_true_size
 
 INTERVALS, ATTACKED = 25, 5
 
@@ -62,6 +60,9 @@ def register(subparsers: Any) -> None:
     coverage.add_argument("--json", action="store_true")
     coverage.set_defaults(run=run_coverage)
     bench_photo.register(kinds)
+    bench_evidence.register(kinds)
+    bench_service.register(kinds)
+    bench_true_size.register(kinds)
 
 
 @dataclass(frozen=True)
@@ -72,30 +73,6 @@ class _Still:
 
     def __call__(self, latent: Tensor, sigma: float, tap: ValueTap | None = None) -> Tensor:
         return torch.zeros_like(latent)
-
-
-def unshared(
-    field: Counted, trajectory: Trajectory, refine: Callable[[Branches], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """The released loop: a clean and an adversarial branch, both from noise to picture."""
-    clean = adversarial = State(trajectory.terminal)
-    first = trajectory.intervals - ATTACKED
-    while clean.interval < trajectory.intervals:
-        clean = advance(field, trajectory, clean)
-        adversarial = advance(field, trajectory, adversarial)
-        if clean.interval > first:
-            sigma = float(trajectory.sigmas[clean.interval])
-            branches = Branches(
-                clean.latent,
-                adversarial.latent,
-                clean.velocity,
-                adversarial.velocity,
-                sigma,
-                clean.interval - 1,
-            )
-            latent = refine(branches)
-            adversarial = Moved(latent, adversarial.interval, velocity=adversarial.velocity)
-    return clean.latent, adversarial.latent
 
 
 def unchanged(branches: Branches) -> Refined:
@@ -111,7 +88,7 @@ def count_evaluations() -> dict[str, int]:
         field = Counted(_Still())
         trajectory = invert(field, latent, sigmas, solver=solver, value_intervals=0, blocks=())  # type: ignore[arg-type]
         if name == "released":
-            unshared(field, trajectory, lambda branches: branches.adversarial)
+            unshared(field, trajectory, [], unchanged, ATTACKED)
         else:
             edit_and_protect(field, trajectory, [], unchanged, attacked_intervals=ATTACKED)
         counts[name] = field.evaluations
@@ -316,15 +293,7 @@ def timed(loop: str, width: int, size: int) -> dict[str, float]:
         solver="fireflow" if loop == "fireflow" else "midpoint",
     )
     if loop == "released":
-        unshared(field, trajectory, lambda branches: branches.adversarial)
+        unshared(field, trajectory, [], unchanged, ATTACKED)
     else:
         edit_and_protect(field, trajectory, [], unchanged, attacked_intervals=ATTACKED)
     return {"seconds": time.perf_counter() - started, "peak_bytes": max(1, peak_memory() - before)}
-
-
-def new_peak() -> int:
-    """Memory in use now in bytes, from which on the peak is measured."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # without it, the peak of loading counts as well
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return peak_memory()

@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(megapixels: int, face: int) -> Cost:
     """Paste a result back into a photo and report on it, as `protect` does."""
+    from ..evaluate.memory import new_peak
     from ..mini.models import miniature, use_one_thread
-    from .bench import new_peak
 
     use_one_thread()
     models, photo = miniature(), photo_of(megapixels, face)

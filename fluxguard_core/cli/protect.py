@@ -17,7 +17,7 @@ from ..pipelines.models import Models
 from ..pipelines.photo import Measuring, Protected, Wishes, protect_photo
 from ..protect.presets import PHOTO_PRESETS, PRESETS
 from ..recognition.identity import EXPLANATIONS
-from . import protect_unedited, sources
+from . import protect_ray, protect_unedited, sources
 from .command_line import TERMINAL
 from .finding import add_face
 from .names import shown
@@ -60,6 +60,7 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--html", action="store_true", help="write the report as a page, too")
     _add_batch(parser)
+    protect_ray.add_ray(parser)
     sources.add_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -117,6 +118,10 @@ def run(args: argparse.Namespace) -> int:
             print(f"{shown(item.targets.protected)}: done already (redo it with --again)")
     if not plan.to_do:
         return 1 if plan.left_alone else 0
+    if args.ray is not None:
+        failed = protect_ray.protect_with_ray(args, plan)
+        print(_summary(plan, failed), file=sys.stderr if failed else sys.stdout)
+        return 1 if failed or plan.left_alone else 0
     models = sources.load_models(args)
     failed = 0
     with stopping() as stop:
@@ -130,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
                 if len(plan.items) == 1 and isinstance(error, FluxGuardError):
                     raise
                 failed += 1
-                print(f"{_called(args, item)}: {_told(error)}", file=sys.stderr)
+                print(f"{called(args, item)}: {told_of(error)}", file=sys.stderr)
     if len(plan.items) > 1 or failed:
         print(_summary(plan, failed), file=sys.stderr if failed else sys.stdout)
     return 1 if failed or plan.left_alone else 0
@@ -141,7 +146,7 @@ def protect_item(
 ) -> Protected:
     """Protect one photo; its pictures are on disk before anything is measured."""
     picture = read_picture(item.photo)
-    _check_world(models, picture.rgb, _called(args, item))
+    _check_world(models, picture.rgb, called(args, item))
     wishes = Wishes(
         prompt=args.prompt,
         source_prompt=args.source_prompt,
@@ -172,7 +177,7 @@ def protect_item(
     return result
 
 
-def _called(args: argparse.Namespace, item: Item) -> str:
+def called(args: argparse.Namespace, item: Item) -> str:
     """A photo as the user knows it: its name, within the folder that was given."""
     given = Path(args.photo)
     inside = item.photo.is_relative_to(given) and item.photo != given
@@ -190,7 +195,7 @@ def _check_world(models: Models, photo: Tensor, name: str) -> None:
         print(f"{name}: a drawn portrait; the built-in miniature works on it.")
 
 
-def _told(error: Exception) -> str:
+def told_of(error: Exception) -> str:
     if isinstance(error, FluxGuardError):
         return error.told(TERMINAL)
     if isinstance(error, MemoryError) or "alloc" in str(error):

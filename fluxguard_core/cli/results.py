@@ -25,7 +25,7 @@ _STATE = "result"
 _NO_SETTING = frozenset(
     {
         *("photo", "output", "again", "dry_run", "quiet", "html", "recursive", "run", "command"),
-        *("device", "offload", "second", "shield_command"),
+        *("device", "offload", "second", "shield_command", "ray"),
     }
 )
 

@@ -114,7 +114,7 @@ class Bench:
                 seed=self.seed,
             ).picture
         else:
-            change = _BASELINES[name](crop, points, ensemble, self.seed)
+            change = CHANGES[name](crop, points, ensemble, self.seed)
             result = _held(crop, points, change, budget)
         return result, time.perf_counter() - started
 
@@ -295,7 +295,7 @@ def _face(crop: Tensor, points: Tensor) -> Tensor:
     return face_region(points[None], crop.shape[-2], crop.shape[-1], 1)
 
 
-_BASELINES: dict[str, Baseline] = {
+CHANGES: dict[str, Baseline] = {
     "pgd": _attack(0.0, diverse=False, kernel=0.0),
     "mi-di-ti": _attack(1.0, diverse=True, kernel=1.0),
     "noise": _noise,

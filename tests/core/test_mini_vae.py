@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from fluxguard_core.backends import taesd
 from fluxguard_core.errors import FluxGuardError
+from fluxguard_core.mini.people import HELD_OUT_WORLD, spec_of
 from fluxguard_core.mini.renderer import render_batch
 from fluxguard_core.mini.world import load_autoencoder
-from training.mini.cache import HELD_OUT_WORLD, spec_of
 
 WIDTHS, ENCODER, DECODER = (4, 8, 12, 16), (1, 1, 2, 2), (1, 2, 2, 3)
 

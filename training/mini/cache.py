@@ -23,18 +23,11 @@ import numpy as np
 import torch
 
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.mini.portrait_spec import (
-    CHOICES,
-    Attributes,
-    PortraitSpec,
-    identity,
-    random_attributes,
-    random_nuisance,
-)
+from fluxguard_core.mini.people import spec_of
+from fluxguard_core.mini.portrait_spec import CHOICES, Attributes, PortraitSpec
 from fluxguard_core.mini.renderer import render_batch
 
 TRAIN_WORLD = 2026
-HELD_OUT_WORLD = 77
 CHUNK = 64
 VERSION = 1
 
@@ -77,13 +70,6 @@ class PortraitCache:
     def identity_ids(self) -> np.ndarray:
         """[N] int64: which person each row shows."""
         return np.arange(self.plan.count) // self.plan.shots
-
-
-def spec_of(world: int, person: int, shot: int) -> PortraitSpec:
-    """Portrait `shot` of `person`; people of different worlds are different people."""
-    rng = np.random.default_rng([world, person, 1 + shot])
-    vector = identity(np.random.default_rng([world, person, 0]))
-    return PortraitSpec(vector, random_attributes(rng), random_nuisance(rng))
 
 
 def default_cache() -> Path:

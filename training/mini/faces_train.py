@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.mini.faces_networks import CLASSES, AttributeNet, LandmarkNet, ParserNet
+from fluxguard_core.mini.people import HELD_OUT_WORLD
 from fluxguard_core.mini.portrait_spec import CHOICES
 
-from .cache import HELD_OUT_WORLD, CachePlan, PortraitCache, build_cache, open_cache
+from .cache import CachePlan, PortraitCache, build_cache, open_cache
 from .faces_data import (
     degrade,
     identity_parameters,

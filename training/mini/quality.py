@@ -15,10 +15,9 @@ from fluxguard_core.evaluate.quality import psnr, ssim
 from fluxguard_core.flow import flux_schedule, generate, invert
 from fluxguard_core.mini.captions import caption, parse_caption
 from fluxguard_core.mini.faces import ATTACKABLE, HELD_OUT, classify_attributes, weights_path
+from fluxguard_core.mini.people import HELD_OUT_WORLD, spec_of
 from fluxguard_core.mini.portrait_spec import Attributes, PortraitSpec
 from fluxguard_core.mini.renderer import render_batch
-
-from .cache import HELD_OUT_WORLD, spec_of
 
 # Behind the people on whom recognisers are calibrated.
 FIRST_PERSON = 10_000

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from fluxguard_core.mini.faces import parse_face
 from fluxguard_core.mini.models import use_one_thread
+from fluxguard_core.mini.people import HELD_OUT_WORLD, spec_of
 from fluxguard_core.mini.renderer import render_batch
 from fluxguard_core.regions import RULES, NoFace, face_frame
-
-from .cache import HELD_OUT_WORLD, spec_of
 
 AIM = 0.85
 # A region of fewer true pixels is not asked: one pixel more or less would decide.

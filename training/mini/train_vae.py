@@ -8,11 +8,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fluxguard_core.backends.taesd import AutoencoderTiny, narrow_autoencoder, padded_state
+from fluxguard_core.mini.people import HELD_OUT_WORLD, spec_of
 from fluxguard_core.mini.renderer import render_batch
 from fluxguard_core.mini.world import load_autoencoder
 
 from .anatomy import Anatomy
-from .cache import HELD_OUT_WORLD, open_cache, spec_of
+from .cache import open_cache
 from .handover import earlier, hand_over
 from .latents import prepared_latents
 from .training import Recipe, TrainPlan, TrainState, train

@@ -80,6 +80,7 @@ def scaled_budget(budget: VisibilityBudget, strength: float) -> VisibilityBudget
         shift=strength * budget.shift,
         skin=strength * budget.skin,
         spot=strength * budget.spot,
+        line=strength * budget.line,
     )
 
 

@@ -33,15 +33,15 @@ class HeldSpace:
         return torch.zeros(1, self.change.length, device=self.photo.device)
 
     def picture(self, variable: Tensor) -> Tensor:
-        """The photo with the corrected change; its gradient passes the correction by."""
-        change = self.change(variable)
-        correction = self._corrected(change.detach()) - change.detach()
-        return (self.photo + change + correction).clamp(0, 1)
+        """The photo with the change."""
+        return (self.photo + self.change(variable)).clamp(0, 1)
 
     def project(self, variable: Tensor) -> Tensor:
-        """Scaled into the whole budget."""
+        """Single places corrected, and the whole scaled into the budget."""
         with torch.no_grad():
-            return variable * self.visibility.scale(self._corrected(self.change(variable)))
+            change = self.visibility.corrected(self.change(variable)) * (self.region > 0)
+            factor = self.visibility.scale(change)
+            return self.change.holding(factor * variable, factor * change)
 
     def settle(self, variable: Tensor) -> Tensor:
         """What is rounded is the picture, by ``finished``."""
@@ -50,9 +50,6 @@ class HeldSpace:
     @torch.no_grad()
     def finished(self, variable: Tensor) -> Tensor:
         """The picture as it is stored, on the grid of 1/255."""
-        change = self._corrected(self.change(variable))
+        change = self.change(variable)
         factor = self.visibility.scale(change, bisections=10)
         return ((self.photo + factor * change) * 255).round().clamp(0, 255) / 255
-
-    def _corrected(self, change: Tensor) -> Tensor:
-        return self.visibility.corrected(change) * (self.region > 0)

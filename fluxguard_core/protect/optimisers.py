@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -82,11 +83,13 @@ class LengthMomentum:
         step_size: root mean square of a step, in units of the variable.
         momentum: share of the earlier direction that is kept; each new gradient counts by its own length.
         steps: the length falls to 0 along a cosine over so many steps; None keeps it.
+        shaped: turns the direction into the way that is gone; None goes along the direction.
     """
 
     step_size: float = 0.01
     momentum: float = 0.9
     steps: int | None = None
+    shaped: Callable[[Tensor], Tensor] | None = None
     _taken: int = field(default=0, init=False, repr=False)
     _direction: Tensor | None = field(default=None, init=False, repr=False)
 
@@ -96,8 +99,9 @@ class LengthMomentum:
         if self._direction is not None and self._direction.shape == direction.shape:
             direction = self.momentum * self._direction + direction
         self._direction = direction
+        way = direction if self.shaped is None else self.shaped(direction)
         size = self._size() * math.sqrt(variable[0].numel())
-        return variable - size * direction / _length(direction)
+        return variable - size * way / _length(way)
 
     def reset(self) -> None:
         """Forget the direction, and begin with the longest step again."""

@@ -98,7 +98,7 @@ def _descended(
     return descend(
         space,
         [stranger_term(ensemble, space.photo, views.plain), CleanTerm(space.visibility.view)],
-        LengthMomentum(preset.step_size, steps=preset.steps),
+        LengthMomentum(preset.step_size, steps=preset.steps, shaped=space.change.shaped),
         DescentSettings(steps=preset.steps, patience=3),
         draw=lambda: Draw(views(generator), generator),
         weights={"look": preset.look},

@@ -121,7 +121,7 @@ class PhotoPreset:
     budget: VisibilityBudget
     steps: int = 24
     views: int = 2
-    step_size: float = 0.02
+    step_size: float = 0.05
     look: float = 10.0
     coarsest: float = 8.0
     chroma: float = 1 / 3
@@ -130,10 +130,10 @@ class PhotoPreset:
 
 PHOTO_PRESETS: dict[str, PhotoPreset] = {
     "default": PhotoPreset("default", VisibilityBudget()),
-    "gentle": PhotoPreset("gentle", VisibilityBudget(40.0, 0.95, 6.0, 2.2, 3.5)),
+    "gentle": PhotoPreset("gentle", VisibilityBudget(40.0, 0.95, 6.0, 2.2, 3.5, 1.5)),
     # However it looks: measured for what it hides, not for what it keeps.
     "strong": PhotoPreset(
-        "strong", VisibilityBudget(30.0, 0.80, 24.0, 6.0, 16.0), step_size=0.03, look=5.0
+        "strong", VisibilityBudget(30.0, 0.80, 24.0, 6.0, 16.0, 8.0), look=5.0
     ),
 }
 

@@ -15,6 +15,7 @@ _CORRECTIONS = 2  # rounds; taking coarse parts out leaves a little of them behi
 _OVERSHOOT = 1.3  # the blurred excess is taken off, which a second blur would see only in part
 _BISECTIONS = 4
 _BESIDE = 0.5  # share of a place's own texture that hides a fine line beside it
+_FLAT, _LEAST = 3 / 255, 0.3  # smoother than skin, as a background out of focus: the eye sees anything there
 _ROOM = 0.99  # rounding to 8 bits moves the figures by a hair
 
 
@@ -77,7 +78,8 @@ class Visibility:
 
     def _spared(self, change: Tensor) -> Tensor:
         """What each place keeps of a change, so that none takes more than its budget [1, 1, h, w]."""
-        limit = self.budget.spent * self.budget.spot / 255 + self.view.hidden
+        flat = (self.view.texture / _FLAT).clamp(_LEAST, 1)
+        limit = self.budget.spent * self.budget.spot / 255 * flat + self.view.hidden
         return (limit / self.view.local(change).clamp(min=1e-9)).clamp(max=1)
 
     @torch.no_grad()

@@ -137,7 +137,7 @@ def test_every_change_is_nothing_at_nothing_and_has_no_coarse_part() -> None:
 def test_a_correction_takes_single_places_down_and_leaves_the_rest() -> None:
     source, points = photo(), landmarks(96)
     view = face_view(source, points)
-    visibility = Visibility(view, VisibilityBudget(psnr=20, haarpsi=0.5, shift=8, skin=50, line=20))
+    visibility = Visibility(view, VisibilityBudget(psnr=20, haarpsi=0.5, shift=8, skin=50, spot=15, line=20))
     change = 2 / 255 * noise(*source.shape)
     change[..., 40:56, 40:56] += 40 / 255
     after = visibility.corrected(change)

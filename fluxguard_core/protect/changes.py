@@ -15,7 +15,7 @@ from .spaces import Decode
 
 # Y, Cb, Cr (ITU-R BT.601, full range) -> R, G, B.
 _TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
-_BANDS = (1.0, 2.0, 4.0, 8.0)  # blurs, in the figures' pixels, between which a step is shared out evenly
+_BANDS = (1.0, 2.0, 4.0, 8.0)  # blurs between which a step is shared out, in the figures' pixels
 
 
 class Change(Protocol):

@@ -132,9 +132,7 @@ PHOTO_PRESETS: dict[str, PhotoPreset] = {
     "default": PhotoPreset("default", VisibilityBudget()),
     "gentle": PhotoPreset("gentle", VisibilityBudget(40.0, 0.95, 6.0, 2.2, 3.5, 1.5)),
     # However it looks: measured for what it hides, not for what it keeps.
-    "strong": PhotoPreset(
-        "strong", VisibilityBudget(30.0, 0.80, 24.0, 6.0, 16.0, 8.0), look=5.0
-    ),
+    "strong": PhotoPreset("strong", VisibilityBudget(30.0, 0.80, 24.0, 6.0, 16.0, 8.0), look=5.0),
 }
 
 

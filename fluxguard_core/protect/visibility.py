@@ -15,7 +15,8 @@ _CORRECTIONS = 2  # rounds; taking coarse parts out leaves a little of them behi
 _OVERSHOOT = 1.3  # the blurred excess is taken off, which a second blur would see only in part
 _BISECTIONS = 4
 _BESIDE = 0.5  # share of a place's own texture that hides a fine line beside it
-_FLAT, _LEAST = 3 / 255, 0.3  # smoother than skin, as a background out of focus: the eye sees anything there
+# Smoother than skin, as a background out of focus, where the eye sees anything; and what it keeps of a budget.
+_FLAT, _LEAST = 3 / 255, 0.3
 _ROOM = 0.99  # rounding to 8 bits moves the figures by a hair
 
 

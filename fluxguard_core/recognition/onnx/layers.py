@@ -190,7 +190,7 @@ def average_pool(node: Node) -> Apply:
         mean = F.avg_pool2d(_padded(x, pads, 0.0), kernel, stride)
         if pads == own and (include or not any(pads)):
             return mean
-        counted = _padded(torch.ones_like(x[:1, :1]), own, 1.0 if include else 0.0)
+        counted = _padded(x.new_ones((1, 1, *x.shape[2:])), own, 1.0 if include else 0.0)
         rest = [p - q for p, q in zip(pads, own, strict=True)]
         return mean / F.avg_pool2d(_padded(counted, rest, 0.0), kernel, stride)
 

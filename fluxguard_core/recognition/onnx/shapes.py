@@ -94,8 +94,8 @@ def _sliced(node: Node, x: Tensor, axis: int, start: int, end: int, step: int) -
             x.shape[axis]
         )
     )
-    if step > 0:
-        return x[(slice(None),) * axis + (slice(places.start, places.stop, step),)]
+    if step == 1:
+        return x.narrow(axis, places.start, len(places))
     return x.index_select(axis, torch.tensor(list(places), dtype=torch.int64, device=x.device))
 
 

@@ -64,4 +64,8 @@ def test_model_and_refinement_have_the_card_by_turns(any_installation: Installat
     measured, counted = seen["activations"]
     assert abs(measured - counted) < 0.02 * measured
     # latents on cuda:1, networks on cuda:0
-    assert seen["devices"] == ["cuda:1"] * 4 and seen["differentiable"]
+    cards, two = seen["cards"], seen["two"]
+    assert cards == {"devices": ["cuda:1"] * 4, "differentiable": True}
+    # and the way back, on two devices that autograd can pretend
+    assert two["devices"] == ["cpu:1"] * 4 and two["differentiable"] and two["apart"]
+    assert two["slope"] == ["cpu:1", True]

@@ -175,23 +175,32 @@ def fake(network, mode, device):
     return twin
 
 
-def devices() -> None:
-    """FLUX's latents on one card, everything that looks at pictures on another."""
+def devices(here: str, apart: str) -> dict[str, object]:
+    """FLUX's latents on one device, everything that looks at pictures on another."""
     encoder, vgg = load_recogniser("ir"), VGG19Features().eval().requires_grad_(False)
     with torch.inference_mode(False), torch.enable_grad():
         mode = FakeTensorMode()
-        there, judge, eyes = (
-            fake(n, mode, "cuda:0") for n in (decoder.module, encoder.network, vgg)
-        )
+        there, judge, eyes = (fake(n, mode, apart) for n in (decoder.module, encoder.network, vgg))
         with mode:
-            z = torch.zeros(1, 16, 16, 16, device="cuda:1", requires_grad=True)
+            z = torch.zeros(1, 16, 16, 16, device=here, requires_grad=True)
             picture = bridge.PictureDecoder(vae, there)(z)
             distance = feature_distance(bridge.on_its_device(eyes))(picture.detach())
             faces = whole_frame(picture, encoder.size)
             embedded = replace(encoder, network=judge)(faces)
             losses = [embedded.sum(), distance(picture).sum()]
-            found["devices"] = [str(t.device) for t in (picture, embedded, *losses)]
-            found["differentiable"] = all(loss.requires_grad for loss in losses)
+            seen = {
+                "devices": [str(t.device) for t in (picture, embedded, *losses)],
+                "differentiable": all(loss.requires_grad for loss in losses),
+            }
+            # Autograd has no engine for a card that is not there; it has one for two CPUs.
+            if here.startswith("cpu"):
+                (slope,) = torch.autograd.grad(sum(losses), z)
+                seen["slope"] = [str(slope.device), slope.shape == z.shape]
+                try:
+                    z + next(there.parameters()).flatten()[0:16]
+                except RuntimeError as error:  # the devices do not mix unnoticed
+                    seen["apart"] = "device" in str(error)
+    return seen
 
 
 with torch.inference_mode():
@@ -210,5 +219,6 @@ with torch.inference_mode():
     )
     by_turns()
     needs()
-    devices()
+    found["cards"] = devices("cuda:1", "cuda:0")
+    found["two"] = devices("cpu:1", "cpu:0")
 print(json.dumps(found))

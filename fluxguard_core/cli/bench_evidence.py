@@ -14,6 +14,7 @@ from .. import __version__
 from ..errors import FluxGuardError
 from ..evaluate.evidence import Estimate, Lead, counted, estimates, figures, leads
 from ..evaluate.evidence_page import csv_text, page, shown
+from ..evaluate.evidence_tables import tables
 from ..pictures.files import write_atomic
 from ..pipelines.evidence.bench import Arm, Bench
 from ..pipelines.evidence.log import Log
@@ -58,6 +59,9 @@ def register(kinds: Any) -> None:
             help="leave one recogniser out a person in turn (default), or every one for everybody",
         )
         parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument(
+            "--markdown", action="store_true", help="also print the tables of docs/evidence.md"
+        )
         parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
         parser.set_defaults(run=run, protocol=name)
 
@@ -99,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
     log = Log(output_log(args.output), _header(args, bench, arms))
     run_protocol(Run(bench, known, log, _told), PROTOCOLS[args.protocol], _chosen(args, known))
     write_results(args.output, log, known, bench)
+    if args.markdown:
+        print("\n\n".join(tables(log.header, log.lines).values()))
     return 0
 
 
@@ -149,6 +155,7 @@ def _header(args: argparse.Namespace, bench: Bench, arms: Sequence[Arm]) -> dict
     }
     return {
         "version": __version__,
+        "arms": {arm.name: arm.label for arm in arms},
         "faces": "drawn" if args.faces is None else "photos",
         "settings": settings,
         "weights": weights if args.faces is None else {},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..errors import FluxGuardError
 from ..evaluate.html import write_html
 from ..evaluate.quality import quality
 from ..evaluate.report import Pictures, Report
-from ..evaluate.similarity import Recognition, Shot, second_shot
+from ..evaluate.similarity import Recognition, Shot, linkability, second_shot
 from ..evaluate.surroundings import measure_face, surroundings
 from ..faces.detectors import TypedBoxes
 from ..faces.face import Face, FaceChoice, FaceFinder, choose
@@ -41,6 +41,14 @@ def register(subparsers: Any) -> None:
     parser.add_argument("protected", type=Path, help="the picture to publish")
     parser.add_argument("--edited", type=Path, help="the edit before protection, if there was one")
     parser.add_argument("--second", type=Path, help="another photo of the same person")
+    parser.add_argument(
+        "--also",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="another protected picture of the person, for how well they lead to each other; may be repeated",
+    )
     add_recognisers(parser)
     add_detector(parser, "yunet; the miniature's for drawn portraits")
     add_face(parser)
@@ -61,10 +69,11 @@ def run_report(args: argparse.Namespace) -> int:
     members = _members(args.recogniser, args.hold_out)
     world = check_world(original, shown(args.original), [encoder for encoder, _ in members])
     detector = args.detector or ("miniature" if world == "drawn" else "yunet")
-    finder = finder_for(args.points, detector, world)(args.original)
+    find_in = finder_for(args.points, detector, world)
+    finder = find_in(args.original)
     second, left_out = None, ""
     if args.second is not None:
-        second, left_out = _second(read_picture(args.second).rgb, finder)
+        second, left_out = _second(read_picture(args.second).rgb, find_in(args.second))
     pictures = Pictures(original, edited, protected)
     measured = measure_pictures(
         pictures,
@@ -85,6 +94,8 @@ def run_report(args: argparse.Namespace) -> int:
         seconds={"measuring": time.perf_counter() - begun},
         notes=(*measured.notes, *((left_out,) if left_out else ())),
     )
+    if args.also:
+        report = replace(report, links=_links(members, [args.protected, *args.also], find_in))
     write_html(args.output, report, measured.seen)
     if args.json is not None:
         report.write_json(args.json)
@@ -159,6 +170,24 @@ def _members(given: Sequence[str], hold_out: Sequence[str]) -> list[tuple[FaceEn
         ensemble = load_ensemble(held_out=hold_out)
         attacked, held_out = ensemble.attacked, ensemble.held_out
     return [(encoder, True) for encoder in attacked] + [(encoder, False) for encoder in held_out]
+
+
+def _links(
+    members: Sequence[tuple[FaceEncoder, bool]],
+    paths: Sequence[Path],
+    find_in: Callable[[Path], FaceFinder | None],
+) -> dict[str, float]:
+    """How similar the person's protected pictures are to each other, by recogniser."""
+    shots = []
+    for path in paths:
+        shot, _ = _second(read_picture(path).rgb, find_in(path))
+        if shot is None:
+            raise FluxGuardError(
+                f"No face was found in {shown(path)}, so it cannot be compared with the others.",
+                "Leave it out of ‹give also›, or choose another ‹give detector›.",
+            )
+        shots.append(shot)
+    return {encoder.name: linkability(encoder, shots) for encoder, _ in members}
 
 
 def _second(picture: Tensor, finder: FaceFinder | None) -> tuple[Shot | None, str]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..pictures.files import png_bytes, write_atomic
+from .html_close import full_size, links
 from .quality import Quality
 from .report import Pictures, Report
 from .similarity import Recognition
@@ -365,9 +366,11 @@ def render_html(report: Report, pictures: Pictures) -> str:
     body = "".join(
         (
             _pictures(report, pictures),
+            full_size(pictures),
             _recognisers(report),
             _sharing(report),
             _others(report),
+            links(report),
             _quality(report),
             _limits(report),
             _settings(report),

@@ -91,7 +91,8 @@ class Report:
 
     edit: the edited picture against the original. protection: the protected picture against the edited one.
     settings: names and values, cut to what may be published (`without_folders`). evaluations and
-    seconds: by phase; an evaluation is one pass of the transformer on one picture.
+    seconds: by phase; an evaluation is one pass of the transformer on one picture. links: mean cosine among
+    several protected pictures of the person by recogniser, where more than one was given.
     """
 
     recognisers: tuple[Recognition, ...]
@@ -109,6 +110,7 @@ class Report:
     peak_bytes: int | None = None
     device: str = ""
     notes: tuple[str, ...] = ()
+    links: Mapping[str, float] = field(default_factory=dict)
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -131,6 +133,8 @@ class Report:
             gaps.append("Any recogniser that the optimisation has not used.")
         if all(result.second_protected is None for result in self.recognisers):
             gaps.append("Another photo of the same person, which is what a search compares with.")
+        if not self.links:
+            gaps.append("Whether several protected pictures of the person lead to each other.")
         if any(result.threshold is None for result in self.recognisers):
             gaps.append("Match or no match where a recogniser has no threshold.")
         labels = {after.name for result in self.recognisers for after in result.robustness}

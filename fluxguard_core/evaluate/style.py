@@ -50,6 +50,8 @@ h3 { font-size: 15px; font-weight: 640; margin: 0 0 8px; }
 .facts small { display: block; font-size: 13px; line-height: 1.4; font-weight: 400;
   color: var(--soft); letter-spacing: 0; }
 .pictures { display: grid; grid-template-columns: repeat(3, 1fr); gap: 22px 18px; }
+.full { display: flex; flex-wrap: wrap; gap: 18px; overflow-x: auto; }
+.full img { width: auto; max-width: none; }
 figure { margin: 0; }
 figure img { display: block; width: 100%; height: auto; border-radius: 5px; background: var(--track); }
 figcaption { font-size: 14px; margin-top: 8px; line-height: 1.4; }

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import FluxGuardError
 from ..flow.field import Layout, ValueTap
 from ..pictures.geometry import crop_to, pad_to_multiple
+from ..worlds import World, known_by
 from .flux_keys import HEAD_DIM
 from .flux_taps import tapped
 from .geometry import FLUX, LatentGeometry, geometry_of
@@ -111,6 +112,11 @@ class FluxStack:
     layout: Layout
     tiny_vae: DiffusersModel | None = None
     geometry: LatentGeometry = FLUX
+
+    @property
+    def world(self) -> World:
+        """Which faces it knows: drawn ones only where its transformer or its autoencoder does."""
+        return "drawn" if "drawn" in map(known_by, (self.transformer, self.vae)) else "photo"
 
     def field(self, prompt: str, guidance: float) -> FluxField:
         """The velocity field at a prompt (paper: guidance 1 to invert, 5.5 to generate)."""

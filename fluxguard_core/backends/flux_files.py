@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..errors import FluxGuardError
 from ..weights.loading import contents_of, load_tensors
+from ..weights.world import world_of_file
+from ..worlds import knows
 from .flux import DiffusersModel, FluxStack, PipelineWords, Prompt, cast, diffusers, layout_of
 from .flux_folder import text_pipeline
 from .flux_keys import flux_to_diffusers, without_prefix
@@ -64,7 +66,7 @@ def load_transformer(path: str | Path, dtype: torch.dtype = torch.float32) -> Di
     ):  # the file's own tensors become the weights: no second copy in float32
         model = diffusers().FluxTransformer2DModel(**config)
     _fill(model, state, name, assign=True)
-    return cast(model, dtype)
+    return knows(world_of_file(path))(cast(model, dtype))
 
 
 def load_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> DiffusersModel:
@@ -79,7 +81,7 @@ def load_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> DiffusersM
     require_autoencoder(contents_of(path), name)
     tensors = with_other_half(load_tensors(path)[0], Path(path))
     if is_taesd(tensors):
-        return cast(load_autoencoder_state(tensors), dtype)
+        return knows(world_of_file(path))(cast(load_autoencoder_state(tensors), dtype))
     config = vae_config(tensors, name)
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
+from ..worlds import known_by
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,11 @@ def choose(faces: Sequence[Face], which: FaceChoice) -> list[Face]:
             'Choose one of them, "largest" or "all".',
         )
     return [faces[which]]
+
+
+def anew(find_faces: FaceFinder | None) -> FaceFinder | None:
+    """Who finds faces in other pictures than the one they were told of: nobody where they were typed or read."""
+    return None if find_faces is None or known_by(find_faces) is None else find_faces
 
 
 def nearest(faces: Sequence[Face], face: Face) -> Face | None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
+from ..worlds import knows
 from .detectors import face_from_points
 from .face import Face, FaceFinder
 
@@ -46,6 +47,7 @@ class PointsFile:
     def _finder(self, name: str) -> FaceFinder:
         known, size = self.faces[name], self.sizes[name]
 
+        @knows(None)
         def find(image: Tensor) -> list[Face]:
             height, width = image.shape[-2:]
             if size is None:

@@ -24,6 +24,7 @@ from ..recognition.ensemble import Ensemble
 from ..recognition.loading import load_encoder
 from ..weights.loading import load_tensors
 from ..weights.manifest import Entry, load_manifest
+from ..worlds import knows
 from .faces_networks import AttributeNet, LandmarkNet, ParserNet
 from .portrait_spec import CHOICES
 
@@ -163,6 +164,7 @@ def classify_with(net: nn.Module, images: Tensor) -> list[dict[str, str]]:
     ]
 
 
+@knows("drawn")
 def find_faces(image: Tensor) -> list[Face]:
     """The face in a picture [3,H,W] of a miniature world, or an empty list (a FaceFinder).
 
@@ -171,6 +173,7 @@ def find_faces(image: Tensor) -> list[Face]:
     return find_with(landmark_net(), image)
 
 
+@knows("drawn")
 def parse_face(image: Tensor) -> Tensor:
     """CelebAMask-HQ labels [H,W] uint8 of a picture [3,H,W]."""
     return parse_with(parser_net(), image)

@@ -43,7 +43,6 @@ def miniature(ensemble: Ensemble | None = None, device: str = "cpu") -> Models:
         complete=complete,
         size=SIZE,
         guidance=GUIDANCE,
-        world="drawn",
     )
 
 

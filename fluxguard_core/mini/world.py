@@ -16,10 +16,12 @@ from ..backends.taesd import AutoencoderTiny, load_autoencoder_state
 from ..errors import FluxGuardError
 from ..weights import load_manifest
 from ..weights.loading import load_tensors
+from ..worlds import knows
 from .text import TextEncoder, text_encoder_from
 
 Part = Literal["vae", "flux", "text"]
 
+_drawn = knows("drawn")
 _FOLDERS: dict[Part, str] = {"vae": "vae", "flux": "diffusion_models", "text": "text_encoders"}
 
 
@@ -48,7 +50,7 @@ def _tensors(part: Part, file: Path | None) -> tuple[dict[str, Tensor], dict[str
 
 def load_autoencoder(file: Path | None = None) -> AutoencoderTiny:
     """diffusers' AutoencoderTiny (float32), without the channels that the TAESD layout pads with."""
-    return load_autoencoder_state(_tensors("vae", file)[0]).requires_grad_(False)
+    return _drawn(load_autoencoder_state(_tensors("vae", file)[0]).requires_grad_(False))
 
 
 @cache
@@ -79,7 +81,7 @@ def transformer_from(state: Mapping[str, Tensor]) -> Any:
 
 def load_transformer(file: Path | None = None) -> Any:
     """diffusers' FluxTransformer2DModel (float32) of the miniature."""
-    return transformer_from(_tensors("flux", file)[0])
+    return _drawn(transformer_from(_tensors("flux", file)[0]))
 
 
 def load_text_encoder(file: Path | None = None) -> TextEncoder:

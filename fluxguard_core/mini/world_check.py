@@ -38,6 +38,17 @@ def world_of(image: Tensor) -> World:
     return "drawn" if likeness_to_a_drawing(image) >= LIMIT else "photo"
 
 
+def could_be_drawn(image: Tensor) -> bool:
+    """Whether anything in the picture could be a drawn portrait's face."""
+    return likeness_to_a_drawing(image) > -math.inf
+
+
+def portrait_of(picture: Tensor, landmarks: Tensor) -> Tensor:
+    """A face of a picture [1,3,H,W] as a portrait shows it [1,3,128,128]; landmarks [5,2]."""
+    back = invert(similarity_transform(landmarks[None].float().cpu(), PORTRAIT_POINTS[None]))
+    return view_at(picture, back)
+
+
 @torch.no_grad()
 def likeness_to_a_drawing(image: Tensor) -> float:
     """How much a picture looks like the renderer's to its own networks; `LIMIT` divides the worlds."""

@@ -14,7 +14,7 @@ from ..protect.perceptual import PerceptualDistance
 from ..protect.presets import Preset
 from ..recognition.ensemble import Ensemble
 from ..regions import FaceParser
-from ..worlds import World
+from ..worlds import Knower, known_by
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,6 @@ class Models:
         describe: a picture's caption, for models that have someone who can tell; else the user writes it.
         complete: (source prompt, prompt) -> the full target prompt; where prompts need not be full.
         size: side in pixels of the square that larger photos are worked on in.
-        world: which faces the stack, the detector and the parser know.
         guidance: the model's own best guidance for edits, which only the paper preset overrules; None takes
             the preset's.
     """
@@ -42,7 +41,16 @@ class Models:
     size: int = 512
     storage: Storage = field(default_factory=Storage)
     guidance: float | None = None
-    world: World = "photo"
+
+    @property
+    def knowers(self) -> tuple[Knower, ...]:
+        """Everything that works on a photo, with what it knows."""
+        return (
+            Knower("the model", self.stack.world, judges=True),
+            Knower("the detector", known_by(self.find_faces)),
+            Knower("the face parser", known_by(self.parse_face)),
+            *(Knower(e.name, e.world, judges=True) for e in self.ensemble.members),
+        )
 
     def guidance_of(self, preset: Preset) -> float:
         """Guidance of the generation."""

@@ -11,7 +11,7 @@ import torch
 from ..errors import FluxGuardError
 from ..weights.loading import file_kind, load_tensors
 from ..weights.manifest import Entry
-from ..worlds import World
+from ..weights.world import world_of_file
 from .detect_layout import build_network, unwrap
 from .encoder import Colour, FaceEncoder, Strangers, Threshold
 from .input import InputNote, told
@@ -41,10 +41,6 @@ def _metadata_strangers(path: Path, metadata: Mapping[str, str]) -> Strangers | 
             f"{path} carries figures on strangers that cannot be read ({error}).",
             "Download it again.",
         ) from error
-
-
-def _metadata_world(metadata: Mapping[str, str]) -> World:
-    return "drawn" if metadata.get("world") == "drawn" else "photo"
 
 
 def load_encoder(
@@ -77,7 +73,7 @@ def load_encoder(
         int(metadata.get("size", layout.size)),
         colour=layout.colour,
         thresholds=_metadata_thresholds(path, metadata) or layout.thresholds,
-        world=_metadata_world(metadata),
+        world=world_of_file(path, metadata),
         strangers=_metadata_strangers(path, metadata),
     )
     encoder = told(path, note, colour).apply(encoder)

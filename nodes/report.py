@@ -11,11 +11,13 @@ from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.evaluate import (
+    Likeness,
     Pictures,
     Recognition,
     Report,
     Shot,
     chart,
+    likeness_of_faces,
     measure,
     quality,
     second_shot,
@@ -30,6 +32,7 @@ from .node import Node
 from .people import load_recognisers
 from .wires import CATEGORY, EnsembleWire, faces_input, shown, to_image
 from .words import NODES
+from .worlds import check_pictures, face_finder, recognisers
 
 
 class PrivacyReport(Node):
@@ -80,6 +83,8 @@ class PrivacyReport(Node):
             pictures = [to_picture(image, name).cpu().clone() for name, image in given.items()]
             _alike(pictures)
             found, find = points_by_picture(faces, pictures[0]), finder(faces)
+            known = [*face_finder(faces), *recognisers(ensemble.members)]
+            check_pictures(pictures[0], found, known)
             second, notes = _second(second_photo, find)
             reports, pages = [], []
             load_recognisers(ensemble)
@@ -87,16 +92,17 @@ class PrivacyReport(Node):
             for i in range(len(pictures[0])):
                 one = [picture[i : i + 1] for picture in pictures]
                 if not len(found[i]):
-                    report = _reported((), one, (_unmeasured(i),))
+                    report = _reported((), one, (), (_unmeasured(i),))
                 else:
                     results = _measured(ensemble, one, found[i], second, find)
-                    report = _reported(results, one, notes)
+                    looks = likeness_of_faces(one[1], one[2], found[i])
+                    report = _reported(results, one, looks, notes)
                 reports.append(report)
                 pages.append(chart(report, Pictures(*one)))
                 progress(i + 1, host.picture_preview(pages[-1]))
             image = to_image(_stacked(pages))
         summary = "\n\n".join(
-            "\n".join((r.verdict.headline, r.verdict.detail, *r.notes)) for r in reports
+            "\n".join((r.verdict.headline, r.verdict.detail, *_seen(r), *r.notes)) for r in reports
         )
         values = [report.to_dict() for report in reports]
         text = json.dumps(values[0] if len(values) == 1 else values, indent=2, ensure_ascii=False)
@@ -151,6 +157,11 @@ def _measured(
     return tuple(recognisers)
 
 
+def _seen(report: Report) -> list[str]:
+    """What friends see of the protection, in words."""
+    return [f"Likeness: {look.told()}." for look in report.likeness]
+
+
 def _unmeasured(number: int) -> str:
     return (
         f"Nothing was measured on picture {number} of the batch (the first is 0): no face was found in the "
@@ -159,13 +170,17 @@ def _unmeasured(number: int) -> str:
 
 
 def _reported(
-    results: tuple[Recognition, ...], pictures: list[Tensor], notes: tuple[str, ...]
+    results: tuple[Recognition, ...],
+    pictures: list[Tensor],
+    looks: tuple[Likeness, ...],
+    notes: tuple[str, ...],
 ) -> Report:
     original, edited, protected = pictures
     return Report(
         recognisers=results,
         edit=quality(edited, original),
         protection=quality(protected, edited),
+        likeness=looks,
         size=(original.shape[-2], original.shape[-1]),
         notes=notes,
     )

@@ -13,19 +13,20 @@ from torch import Tensor
 
 from ..errors import FluxGuardError
 from ..evaluate.html import write_html
+from ..evaluate.likeness import Likeness, likeness_of_faces
 from ..evaluate.quality import quality
 from ..evaluate.report import Pictures, Report
 from ..evaluate.similarity import Recognition, Shot, linkability, second_shot
 from ..evaluate.surroundings import measure_face, surroundings
-from ..faces.detectors import TypedBoxes
-from ..faces.face import Face, FaceChoice, FaceFinder, choose
+from ..faces.face import Face, FaceChoice, FaceFinder, anew, choose
+from ..mini.world_gate import check_world
 from ..pictures.face_crop import Box, union
 from ..pictures.files import read_picture
 from ..recognition.encoder import FaceEncoder
 from .finding import add_detector, add_face, finder_for, parse_face
 from .names import shown
 from .sources import add_recognisers, recognisers
-from .world_gate import check_world
+from .world_gate import WAYS, recognisers_as_knowers
 
 
 def register(subparsers: Any) -> None:
@@ -67,7 +68,8 @@ def run_report(args: argparse.Namespace) -> int:
     if args.edited is not None:
         edited = _same_size(args.edited, read_picture(args.edited).rgb, original)
     members = _members(args.recogniser, args.hold_out)
-    world = check_world(original, shown(args.original), [encoder for encoder, _ in members])
+    knowers = recognisers_as_knowers(encoder for encoder, _ in members)
+    world = check_world(original, shown(args.original), knowers, WAYS)
     detector = args.detector or ("miniature" if world == "drawn" else "yunet")
     find_in = finder_for(args.points, detector, world)
     finder = find_in(args.original)
@@ -87,6 +89,7 @@ def run_report(args: argparse.Namespace) -> int:
         recognisers=measured.recognisers,
         edit=quality(measured.seen.edited, measured.seen.source),
         protection=quality(measured.seen.protected, measured.seen.edited),
+        likeness=measured.likeness,
         size=(int(original.shape[-2]), int(original.shape[-1])),
         identity="",
         preset="",
@@ -99,7 +102,10 @@ def run_report(args: argparse.Namespace) -> int:
     write_html(args.output, report, measured.seen)
     if args.json is not None:
         report.write_json(args.json)
-    print(f"{report.verdict.headline}\n{report.verdict.detail}\nReport: {shown(args.output)}")
+    print(f"{report.verdict.headline}\n{report.verdict.detail}")
+    for look in report.likeness:
+        print(f"Likeness: {look.told()}")
+    print(f"Report: {shown(args.output)}")
     return 0
 
 
@@ -112,6 +118,7 @@ class Measured:
     """
 
     recognisers: tuple[Recognition, ...]
+    likeness: tuple[Likeness, ...]
     seen: Pictures
     notes: tuple[str, ...]
 
@@ -129,7 +136,6 @@ def measure_pictures(
     height, width = pictures.source.shape[-2:]
     whole = Face((0, 0, width, height), None, 1.0)
     faces = [whole] if find_faces is None else choose(find_faces(pictures.source[0]), which)
-    anew = None if isinstance(find_faces, TypedBoxes) else find_faces
     results: list[Recognition] = []
     boxes = [surroundings(face, (height, width)) for face in faces]
     for number, (face, box) in enumerate(zip(faces, boxes, strict=True)):
@@ -141,7 +147,7 @@ def measure_pictures(
                 _part(pictures.protected, box),
             ),
             face.moved(box[0], box[1]),
-            anew,
+            anew(find_faces),
             second=second,
             far=far,
         )
@@ -152,7 +158,11 @@ def measure_pictures(
     seen = Pictures(*parts)
     rows, columns = seen.source.shape[-2:]
     told = f"Closeness was measured on the face's surroundings, {columns} x {rows} of {width} x {height} pixels."
-    return Measured(tuple(results), seen, () if (rows, columns) == (height, width) else (told,))
+    looks = likeness_of_faces(
+        pictures.edited, pictures.protected, [face.landmarks for face in faces]
+    )
+    notes = () if (rows, columns) == (height, width) else (told,)
+    return Measured(tuple(results), looks, seen, notes)
 
 
 def _part(picture: Tensor, box: Box) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .baselines import at_equal_ssim, blurred, noisy
 from .chart import chart
 from .html import render_html, write_html
+from .likeness import Likeness, likeness, likeness_of_faces
 from .quality import Quality, eight_bit, masked_psnr, psnr, quality, ssim
 from .report import Pictures, Report
 from .similarity import (
@@ -27,6 +28,7 @@ __all__ = [
     "SHARING",
     "Comparison",
     "Interval",
+    "Likeness",
     "Paired",
     "Pictures",
     "Quality",
@@ -47,6 +49,8 @@ __all__ = [
     "eight_bit",
     "jpeg",
     "judge",
+    "likeness",
+    "likeness_of_faces",
     "linkability",
     "masked_psnr",
     "measure",

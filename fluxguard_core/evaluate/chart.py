@@ -63,7 +63,9 @@ def _heading(draw: ImageDraw.ImageDraw, report: Report) -> int:
         draw.text((MARGIN + 24, y), line, INK, _font(36))
         y += 44
     y += 6
-    for paragraph, shade in ((verdict.detail, SOFT), *((note, INK) for note in report.notes)):
+    looks = [(f"Likeness: {look.told()}.", INK) for look in report.likeness]
+    notes = [(note, INK) for note in report.notes]
+    for paragraph, shade in ((verdict.detail, SOFT), *looks, *notes):
         for line in wrapped(paragraph, _font(20), text):
             draw.text((MARGIN + 24, y), line, shade, _font(20))
             y += 28

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..pictures.files import png_bytes, write_atomic
 from .html_close import full_size, links
+from .likeness import WORDS, Likeness, heat_picture
 from .quality import Quality
 from .report import Pictures, Report
 from .similarity import Recognition
@@ -106,6 +107,14 @@ def _pictures(report: Report, pictures: Pictures) -> str:
             "What the protection changed",
             "difference × 10",
             "difference between the protected and the edited portrait, ten times",
+        )
+    )
+    items.append(
+        _figure(
+            heat_picture(pictures.edited, pictures.protected),
+            "Where the protection may be seen",
+            "the redder, the more the picture changed there",
+            "the protected portrait in grey, red where it was changed",
         )
     )
     words = ""
@@ -306,6 +315,49 @@ def _quality(report: Report) -> str:
     return f"<section><h2>Picture quality</h2>{_table(head, rows)}</section>"
 
 
+_FIGURES: tuple[tuple[str, str, str], ...] = (
+    ("psnr", "PSNR, dB", "how much was changed; more is closer"),
+    ("haarpsi", "HaarPSI", "how clean the face looks; from .95 clean, below .90 dirty or altered"),
+    (
+        "shift",
+        "Shift, of 255",
+        "a feature that moved or changed its shade; up to 8 unnoticed, above 12 another face",
+    ),
+    ("skin", "Skin, of 255", "creases on smooth skin; above 3 they show"),
+    ("spot", "Spot, of 255", "one place that took most of the change; above 8 it stands out"),
+)
+
+
+def _likeness(report: Report) -> str:
+    """What friends see, in words and figures, face by face."""
+    if not report.likeness:
+        return ""
+    several = len(report.likeness) > 1
+    told = "".join(
+        f"<p>{f'Face {number}: ' if several else ''}{escape(WORDS[look.verdict])}.</p>"
+        for number, look in enumerate(report.likeness)
+    )
+    rows = [
+        f'<tr><th scope="row">{name}<small>{escape(meaning)}</small></th>'
+        + "".join(f"<td>{_figure_of(look, key)}</td>" for look in report.likeness)
+        + "</tr>"
+        for key, name, meaning in _FIGURES
+    ]
+    faces = [f"Face {n}" if several else "Face" for n in range(len(report.likeness))]
+    return (
+        "<section><h2>Likeness, as friends see it</h2>"
+        '<p class="lead">The protected face compared with the unprotected one. Pixels are those of a face whose eyes '
+        f"lie 60 pixels apart.</p>{told}{_table(['', *faces], rows)}</section>"
+    )
+
+
+def _figure_of(look: Likeness, key: str) -> str:
+    value = float(getattr(look, key))
+    if key == "psnr":
+        return _decibels(value)
+    return f"{value:.3f}" if key == "haarpsi" else f"{value:.1f}"
+
+
 def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -371,6 +423,7 @@ def render_html(report: Report, pictures: Pictures) -> str:
             _sharing(report),
             _others(report),
             links(report),
+            _likeness(report),
             _quality(report),
             _limits(report),
             _settings(report),

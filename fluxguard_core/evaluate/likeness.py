@@ -8,6 +8,7 @@ so the figures mean the same for any size of the photo.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,7 @@ _HIDDEN = 0.25  # share of a place's own texture that a change may have there un
 # Half axes of the ellipse of the face in eye distances, and its centre below the eyes' middle.
 _WIDE, _HIGH, _DROP = 1.25, 1.7, 0.55
 _LUMA = (0.299, 0.587, 0.114)
+_SMALLEST = 4  # pixels between the eyes
 _HOT = 12 / 255  # the mean change that a heat picture shows fully red
 
 Verdict = Literal["clean", "retouched", "altered"]
@@ -129,12 +131,10 @@ def face_view(photo: Tensor, landmarks: Tensor) -> FaceView:
     if photo.ndim != 4 or photo.shape[0] != 1 or photo.shape[1] != 3:
         raise FluxGuardError(f"Expected one photo [1, 3, H, W], got {list(photo.shape)}.")
     points = landmarks.reshape(-1, 5, 2)[0].to(photo)
-    eyes, mouth = points[:2].mean(0), points[3:].mean(0)
-    # In a profile the eyes come together; the way to the mouth stays.
-    unit = max(float((points[1] - points[0]).norm()), 0.9 * float((mouth - eyes).norm()))
-    if unit < 4:
+    unit = _unit(points)
+    if unit < _SMALLEST:
         raise FluxGuardError(
-            f"A face of {unit:.1f} pixels between the eyes is too small to compare by eye; expected 4 or more."
+            f"A face of {unit:.1f} pixels between the eyes is too small to compare by eye; expected {_SMALLEST} or more."
         )
     box = _square(points.mean(0), unit * _SIDE / EYES, (photo.shape[-2], photo.shape[-1]))
     top, bottom, left, right = box
@@ -154,6 +154,14 @@ def likeness(photo: Tensor, changed: Tensor, landmarks: Tensor) -> Likeness:
         )
     view = face_view(photo, landmarks)
     return measured(view, view.cut(changed))
+
+
+def likeness_of_faces(
+    photo: Tensor, changed: Tensor, faces: Iterable[Tensor | None]
+) -> tuple[Likeness, ...]:
+    """The figures of every face whose five points are known and that is large enough to be compared by eye."""
+    known = (points for points in faces if points is not None)
+    return tuple(likeness(photo, changed, p) for p in known if _unit(p) >= _SMALLEST)
 
 
 @torch.no_grad()
@@ -179,6 +187,12 @@ def heat_picture(photo: Tensor, changed: Tensor) -> Tensor:
     grey = torch.einsum("c,bchw->bhw", photo.new_tensor(_LUMA), photo)[:, None]
     red = photo.new_tensor([1.0, 0.15, 0.1]).reshape(1, 3, 1, 1)
     return torch.lerp(0.35 + 0.5 * grey.expand_as(photo), red.expand_as(photo), heat)
+
+
+def _unit(points: Tensor) -> float:
+    """The eyes' distance in pixels; in a profile, where they come together, by the way to the mouth."""
+    eyes, mouth = points[:2].mean(0), points[3:].mean(0)
+    return max(float((points[1] - points[0]).norm()), 0.9 * float((mouth - eyes).norm()))
 
 
 def _square(centre: Tensor, side: float, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import FluxGuardError
 from ..pictures.files import write_atomic
+from .likeness import Likeness
 from .quality import Quality
 from .similarity import Recognition
 from .verdict import HONESTY, Verdict, judge
@@ -89,7 +90,8 @@ class Pictures:
 class Report:
     """Everything measured in one run.
 
-    edit: the edited picture against the original. protection: the protected picture against the edited one.
+    edit: the edited picture against the original. protection: the protected picture against the edited one, and
+    likeness how like it friends find each face.
     settings: names and values, cut to what may be published (`without_folders`). evaluations and
     seconds: by phase; an evaluation is one pass of the transformer on one picture. links: mean cosine among
     several protected pictures of the person by recogniser, where more than one was given.
@@ -112,6 +114,7 @@ class Report:
     notes: tuple[str, ...] = ()
     links: Mapping[str, float] = field(default_factory=dict)
     version: str = __version__
+    likeness: tuple[Likeness, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "settings", without_folders(self.settings))
@@ -142,6 +145,8 @@ class Report:
             gaps.append("What remains after recompression, scaling or blur.")
         if "autoencoder" not in labels:
             gaps.append("What remains after another pass through an autoencoder.")
+        if not self.likeness:
+            gaps.append("Whether friends still see the same person.")
         gaps.append("Attempts to remove the protection on purpose (purification, image-to-image).")
         gaps.append("False accept rates on other groups of people, cameras and crops.")
         return tuple(gaps)
@@ -152,6 +157,9 @@ class Report:
         values["verdict"] = asdict(self.verdict)
         values["not_measured"] = list(self.not_measured)
         values["limits"] = list(HONESTY)
+        for entry, look in zip(values["likeness"], self.likeness, strict=True):
+            entry["verdict"] = look.verdict
+            entry["told"] = look.told()
         for entry, result in zip(values["recognisers"], self.recognisers, strict=True):
             entry["role"] = result.role
             entry["withheld"] = result.withheld

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..backends.flux import decode_latent, encode_image
+from ..evaluate.likeness import Likeness, likeness_of_faces
 from ..evaluate.memory import peak_memory
 from ..evaluate.quality import quality
 from ..evaluate.report import Pictures, Report
@@ -17,8 +18,7 @@ from ..evaluate.similarity import Recognition, Shot, second_shot
 from ..evaluate.surroundings import found_anew, measure_face, surroundings
 from ..evaluate.transforms import SHARING, autoencoder
 from ..faces.alignment import align, whole_frame
-from ..faces.detectors import TypedBoxes
-from ..faces.face import Face
+from ..faces.face import Face, anew
 from ..pictures.face_crop import Patch
 from ..pictures.geometry import crop_to, pad_to_multiple
 from ..recognition.identity import Identity, reference_embedding
@@ -66,6 +66,7 @@ def make_report(
         recognisers=_recognised(models, job, photo, finals, another),
         edit=quality(edited, source, mask),
         protection=quality(protected, edited, torch.maximum(mask, outcome.region.cpu())),
+        likeness=_likenesses(photo, finals),
         size=(photo.shape[-2], photo.shape[-1]),
         source_prompt=job.source_prompt,
         prompt=job.prompt,
@@ -86,6 +87,16 @@ def make_report(
         + ((left_out,) if left_out else ()),
     )
     return report, Pictures(source, edited, protected, job.mask.cpu(), outcome.region.cpu())
+
+
+def _likenesses(photo: Tensor, finals: Finals) -> tuple[Likeness, ...]:
+    """What the protection did to each face, beside the edit without it, in the photo's own pixels."""
+    looks: list[Likeness] = []
+    for face in finals.faces:
+        left, top, *_ = box = surroundings(face, (photo.shape[-2], photo.shape[-1]))
+        edited, protected = (p.within(photo, box) for p in (finals.edited, finals.protected))
+        looks += likeness_of_faces(edited, protected, [face.moved(left, top).landmarks])
+    return tuple(looks)
 
 
 def describe_identity(identity: Identity) -> str:
@@ -119,7 +130,7 @@ def _recognised(
     attacked = models.ensemble.attacked
     members = [(encoder, encoder in attacked) for encoder in models.ensemble.members]
     # Boxes typed for the whole photo say nothing about a part of it, and find nothing anew.
-    finder = None if isinstance(models.find_faces, TypedBoxes) else models.find_faces
+    finder = anew(models.find_faces)
     for number, face in enumerate(finals.faces):
         box = surroundings(face, (photo.shape[-2], photo.shape[-1]))
         left, top, right, bottom = box

@@ -186,7 +186,7 @@ def test_the_page_stands_alone_and_shows_everything(tmp_path: Path) -> None:
     page = Page(html)
     text = " ".join(page.text)
     assert page.open == [] and not {"script", "link", "iframe", "form"} & set(page.tags)
-    assert len(page.references) == 6 + 5  # those at full size
+    assert len(page.references) == 7 + 5  # those at full size
     for reference in page.references:
         head, data = reference.split(",", 1)
         assert head == "data:image/png;base64"
@@ -224,7 +224,7 @@ def test_the_page_without_optional_parts() -> None:
     )
     page = Page(render_html(plain, Pictures(shot.source, shot.edited, shot.protected)))
     text = " ".join(page.text)
-    assert len(page.references) == 4 + 5 and page.open == []
+    assert len(page.references) == 5 + 5 and page.open == []
     assert "After sharing" not in text and "−0.300" in text and "no threshold known" in text
 
 

@@ -12,16 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backends.flux import decode_latent, encode_image
-from ..backends.flux_files import load_vae
 from ..errors import FluxGuardError
 from ..evaluate.frontier import Row, against, page, row_of, table, unprotected
 from ..pipelines.face_bench import BASELINES, PRESETS, Bench, Cell, leave_one_out, run_cells
 from ..pipelines.face_set import chosen_pairs, embed_set, known_by, read_face_set
-from ..protect.photo import Autoencoder
 from ..recognition.encoder import FaceEncoder
 from ..recognition.loading import load_encoder
-from .sources import recogniser_file
+from .sources import photo_autoencoder, recogniser_file
 
 
 def register(kinds: Any) -> None:
@@ -91,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
         embeddings[encoder.name] = {p.name: v for p, v in zip(photos, vectors, strict=True)}
         print(_known(encoder))
     pairs = chosen_pairs([photo for photo in photos if photo.eyes >= args.smallest])[: args.people]
-    bench = Bench(encoders, embeddings, _autoencoder(args.autoencoder), args.seed)
+    coder = None if args.autoencoder is None else photo_autoencoder(args.autoencoder)
+    bench = Bench(encoders, embeddings, coder, args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
     methods = _methods(args)
     print(f"{len(pairs)} people, {len(methods)} methods and strengths")
@@ -111,13 +109,6 @@ def _methods(args: argparse.Namespace) -> list[tuple[str, float]]:
             if args.autoencoder and name in PRESETS:
                 out.append((f"{name}+latent", strength))
     return out
-
-
-def _autoencoder(path: str | None) -> Autoencoder | None:
-    if path is None:
-        return None
-    vae = load_vae(path)
-    return Autoencoder(lambda x: encode_image(vae, x), lambda z: decode_latent(vae, z))
 
 
 def _known(encoder: FaceEncoder) -> str:

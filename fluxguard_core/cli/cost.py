@@ -17,7 +17,7 @@ from ..errors import FluxGuardError
 from ..flow import Layout, Storage, estimate_bytes
 from ..flow.controls import paper_injection
 from ..pipelines.portrait import planned_evaluations
-from ..protect.presets import Preset
+from ..protect.presets import PhotoPreset, Preset
 from .sources import DTYPES, is_miniature
 
 # Activations of the full decoder that one differentiable decode holds, in bytes a pixel, reckoned from its
@@ -95,6 +95,15 @@ def tell_cost(
     print(f"velocity and value cache  at most {megabytes(cost.cache_bytes)} a picture")
     print(f"weights            {megabytes(cost.weights_bytes)}")
     print(f"memory, estimated  {megabytes(cost.memory_bytes)}")
+
+
+def tell_photo_cost(args: argparse.Namespace, preset: PhotoPreset, photos: int) -> None:
+    """Print what ``photos`` pictures without an edit take."""
+    space = "pixels and latent" if args.autoencoder else "pixels"
+    print(f"pictures           {photos}, without an edit")
+    print(f"preset             {preset.name}: {preset.steps} steps a face in {space}")
+    print(f"recognisers        {', '.join(args.recogniser)}, {preset.views} views a step")
+    print(f"only judging       {', '.join(args.hold_out) or 'none: give one with --hold-out'}")
 
 
 def _facts(args: argparse.Namespace) -> tuple[Layout, int]:

@@ -104,11 +104,12 @@ def _finder_for(
 ) -> tuple[Callable[[Path], FaceFinder | None], str]:
     if args.points is not None:
         return finder_for(args.points, "", world), f"points of {args.points.name}"
-    text = args.detector or _usual(world)
+    text = args.detector or usual_detector(world)
     return finder_for(None, text, world), f"detector {text.partition(':')[0]}"
 
 
-def _usual(world: World) -> str:
+def usual_detector(world: World) -> str:
+    """The detector for pictures of a world; FluxGuardError says how to get one for photos."""
     if world == "drawn":
         return "miniature"
     if find(load_manifest()["yunet"]) is None:

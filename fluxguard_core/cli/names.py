@@ -13,6 +13,7 @@ from pathlib import Path
 from ..errors import FluxGuardError
 
 UNPROTECTED = "-unprotected"
+WHERE = "-where"
 _TEMPORARY = len("..12345678.tmp")  # what writing whole or not at all adds to a name
 _LIMIT = 255  # bytes of a name on nearly every file system
 
@@ -29,6 +30,11 @@ class Targets:
         return self.protected.with_name(f"{self.protected.stem}{UNPROTECTED}.png")
 
     @property
+    def where(self) -> Path:
+        """Where a photo without an edit was changed."""
+        return self.protected.with_name(f"{self.protected.stem}{WHERE}.png")
+
+    @property
     def json(self) -> Path:
         """The report's numbers, and what the result was made from."""
         return self.protected.with_suffix(".json")
@@ -41,7 +47,7 @@ class Targets:
     @property
     def every(self) -> tuple[Path, ...]:
         """All of them."""
-        return self.protected, self.unprotected, self.json, self.html
+        return self.protected, self.unprotected, self.where, self.json, self.html
 
 
 def shown(path: str | os.PathLike[str]) -> str:

@@ -17,14 +17,14 @@ from ..errors import FluxGuardError
 from ..faces.face import FaceChoice
 from ..pictures.files import read_picture
 from ..pictures.folder import Photos, photos_in
-from ..protect.presets import Preset, preset_named
+from ..protect.presets import PhotoPreset, Preset, photo_preset_named, preset_named
 from ..recognition.identity import Identity, photo, synthetic, untargeted
 from .command_line import TERMINAL
-from .cost import tell_cost
+from .cost import tell_cost, tell_photo_cost
 from .finding import parse_face
 from .names import Targets, check_place, folder_targets, shown, single_target
 from .results import Made, is_foreign, is_made, settings_digest
-from .sources import is_miniature, named_files
+from .sources import is_miniature, is_unedited, named_files
 
 _SPARE = 2**20  # bytes for reports
 
@@ -58,7 +58,7 @@ class Plan:
     items: tuple[Item, ...]
     passed_over: tuple[str, ...]
     left_alone: int
-    preset: Preset
+    preset: Preset | PhotoPreset
     face: FaceChoice
     identity: Identity
     second: Tensor | None
@@ -71,8 +71,11 @@ class Plan:
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """The plan of a command; FluxGuardError where something would stop it later."""
-    _check_words(args)
-    preset, face = chosen_preset(args), parse_face(args.face)
+    unedited = is_unedited(args)
+    if not unedited:
+        _check_words(args)
+    preset = chosen_photo_preset(args) if unedited else chosen_preset(args)
+    face = parse_face(args.face)
     read = [Path(p) for p in (args.mask, args.second) if p is not None]
     files = [*read, *_identity_file(args.identity), *named_files(args)]
     for file in files:
@@ -108,7 +111,10 @@ def tell_plan(args: argparse.Namespace, plan: Plan) -> None:
         print(f"{shown(item.photo)}  {told}")
     tell_passed_over(plan)
     first = next((item.size for item in plan.to_do if item.size is not None), None)
-    tell_cost(args, plan.preset, first, len(plan.to_do))
+    if isinstance(plan.preset, Preset):
+        tell_cost(args, plan.preset, first, len(plan.to_do))
+    else:
+        tell_photo_cost(args, plan.preset, len(plan.to_do))
 
 
 class PassesOver(Protocol):
@@ -129,13 +135,14 @@ def chosen_preset(args: argparse.Namespace) -> Preset:
     preset = preset_named(args.preset)
     for name in ("intervals", "attack_last", "optimiser_steps"):
         given = getattr(args, name)
-        if given is not None and given < 1:
-            raise FluxGuardError(f"Expected ‹give {name}› from 1 up, got {given}.")
+        if given is not None:
+            _check_count(name, given)
     refiner = replace(preset.refiner, steps=args.optimiser_steps or preset.refiner.steps)
     preset = replace(
         preset,
         intervals=args.intervals or preset.intervals,
         attacked=args.attack_last or preset.attacked,
+        far=args.far,
         refiner=refiner,
     )
     if preset.intervals <= preset.attacked:
@@ -144,6 +151,20 @@ def chosen_preset(args: argparse.Namespace) -> Preset:
             f"{preset.intervals}."
         )
     return preset
+
+
+def chosen_photo_preset(args: argparse.Namespace) -> PhotoPreset:
+    """The preset of a protection without an edit, with the steps that were given instead of its own."""
+    preset = photo_preset_named(args.preset)
+    if args.optimiser_steps is None:
+        return preset
+    _check_count("optimiser_steps", args.optimiser_steps)
+    return replace(preset, steps=args.optimiser_steps)
+
+
+def _check_count(name: str, given: int) -> None:
+    if given < 1:
+        raise FluxGuardError(f"Expected ‹give {name}› from 1 up, got {given}.")
 
 
 def parse_identity(text: str) -> Identity:

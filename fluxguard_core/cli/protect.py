@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import FluxGuardError, Interrupted
-from ..mini.world_check import world_of
+from ..faces.face import Face
+from ..faces.points_file import read_points
+from ..mini.world_gate import check_world
 from ..pictures.files import read_mask, read_picture
 from ..pipelines.models import Models
 from ..pipelines.photo import Measuring, Protected, Wishes, protect_photo
-from ..protect.presets import PHOTO_PRESETS, PRESETS
+from ..pipelines.unedited import Kept
+from ..protect.presets import PHOTO_PRESETS, PRESETS, Preset
 from ..recognition.identity import EXPLANATIONS
 from . import protect_ray, protect_unedited, sources
 from .command_line import TERMINAL
@@ -23,8 +27,8 @@ from .finding import add_face
 from .names import shown
 from .plan import Item, Plan, make_plan, tell_passed_over, tell_plan
 from .progress import progress_bars, stopping
-from .results import finish, keep, sweep
-from .world_gate import check_world
+from .results import finish, keep_edit, sweep
+from .world_gate import WAYS
 
 
 def register(subparsers: Any) -> None:
@@ -87,6 +91,9 @@ def _add_numbers(parser: argparse.ArgumentParser) -> None:
             default=argparse.SUPPRESS,
             help=argparse.SUPPRESS,
         )
+    parser.add_argument(
+        "--far", type=float, default=1e-2, help="false accept rate that counts (default 0.01)"
+    )
     parser.add_argument("--size", type=int, help="working size in pixels, a multiple of 16")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
 
@@ -106,8 +113,9 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Handle the command; returns the exit code."""
-    if protect_unedited.is_unedited(args):
-        return protect_unedited.run(args)
+    unedited = sources.is_unedited(args)
+    if unedited:
+        protect_unedited.settle(args)
     plan = make_plan(args)
     if args.dry_run:
         tell_plan(args, plan)
@@ -122,12 +130,12 @@ def run(args: argparse.Namespace) -> int:
         failed = protect_ray.protect_with_ray(args, plan)
         print(_summary(plan, failed), file=sys.stderr if failed else sys.stdout)
         return 1 if failed or plan.left_alone else 0
-    models = sources.load_models(args)
+    work = worker_of(args, plan)
     failed = 0
     with stopping() as stop:
         for item in plan.to_do:
             try:
-                if protect_item(args, models, plan, item, stop).outcome.interrupted:
+                if work(item, called(args, item), stop).interrupted:
                     return 130
             except Interrupted:
                 raise
@@ -141,12 +149,39 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed or plan.left_alone else 0
 
 
-def protect_item(
-    args: argparse.Namespace, models: Models, plan: Plan, item: Item, stop: Callable[[], bool]
+Work = Callable[[Item, str, Callable[[], bool]], Protected | Kept]
+"""Protects one photo: the item, its name for messages, and what says to stop."""
+
+
+def worker_of(args: argparse.Namespace, plan: Plan) -> Work:
+    """What protects the photos of a plan, its models loaded: with an edit, or as they are."""
+    if sources.is_unedited(args):
+        return protect_unedited.worker(args, plan)
+    return _editor(args, plan)
+
+
+def _editor(args: argparse.Namespace, plan: Plan) -> Work:
+    models = sources.load_models(args)
+    points = None if args.points is None else read_points(args.points)
+
+    def work(item: Item, name: str, stop: Callable[[], bool]) -> Protected:
+        here = models if points is None else replace(models, find_faces=points.on(item.photo))
+        return _protect(args, here, plan, item, name, stop)
+
+    return work
+
+
+def _protect(
+    args: argparse.Namespace,
+    models: Models,
+    plan: Plan,
+    item: Item,
+    name: str,
+    stop: Callable[[], bool],
 ) -> Protected:
     """Protect one photo; its pictures are on disk before anything is measured."""
+    assert isinstance(plan.preset, Preset)
     picture = read_picture(item.photo)
-    _check_world(models, picture.rgb, called(args, item))
     wishes = Wishes(
         prompt=args.prompt,
         source_prompt=args.source_prompt,
@@ -158,6 +193,11 @@ def protect_item(
         grey=picture.grey,
         seed=args.seed,
     )
+
+    def admit(photo: Tensor, faces: Sequence[Face]) -> None:
+        if check_world(photo, name, models.knowers, WAYS, faces) == "drawn":
+            print(f"{name}: a drawn portrait; the built-in miniature works on it.")
+
     known: dict[str, Any] = {}
     sweep(item.targets)
     with progress_bars(stop, quiet=args.quiet) as observer:
@@ -167,7 +207,8 @@ def protect_item(
             wishes,
             measuring=Measuring(plan.second, {"seed": args.seed}, picture.notes),
             observer=observer,
-            ready=lambda made: known.update(keep(item.targets, picture, item.made, made)),
+            admit=admit,
+            ready=lambda made: known.update(keep_edit(item.targets, picture, item.made, made)),
         )
     finish(item.targets, known, result, html=args.html)
     if result.report is None:
@@ -182,17 +223,6 @@ def called(args: argparse.Namespace, item: Item) -> str:
     given = Path(args.photo)
     inside = item.photo.is_relative_to(given) and item.photo != given
     return shown(item.photo.relative_to(given) if inside else item.photo.name)
-
-
-def _check_world(models: Models, photo: Tensor, name: str) -> None:
-    """Networks that know drawings only never work on a photo."""
-    drawn = [encoder for encoder in models.ensemble.members if encoder.world == "drawn"]
-    if models.world == "photo" and not drawn:
-        return
-    if world_of(photo) == "photo":
-        check_world(photo, name, drawn, "drawn" if models.world == "drawn" else None)
-    elif models.world == "drawn":
-        print(f"{name}: a drawn portrait; the built-in miniature works on it.")
 
 
 def told_of(error: Exception) -> str:

@@ -88,10 +88,10 @@ class Worker:
     """One slot's process: the models, loaded once, and the plan."""
 
     def __init__(self, given: dict[str, Any], plan: Plan) -> None:
-        from . import sources
+        from .protect import worker_of
 
         self.args, self.plan = argparse.Namespace(**given), plan
-        self.models = sources.load_models(self.args)
+        self.work = worker_of(self.args, plan)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Protect the pictures of these numbers."""
@@ -99,7 +99,7 @@ class Worker:
         return {name: [row[name] for row in rows] for name in ("fine", "seconds", "told")}
 
     def _one(self, item: Item) -> dict[str, Any]:
-        from .protect import called, protect_item, told_of
+        from .protect import called, told_of
 
         started = time.perf_counter()
         name = shown(item.targets.protected)
@@ -108,7 +108,7 @@ class Worker:
             if not self.args.again and is_made(item.targets, item.made, html=self.args.html):
                 told = f"{name}: done by a worker that was lost afterwards"
             else:
-                result = protect_item(self.args, self.models, self.plan, item, lambda: False)
+                result = self.work(item, called(self.args, item), lambda: False)
                 told = f"{name}: " + (
                     f"protected, but not measured: {result.unmeasured}"
                     if result.report is None
@@ -123,7 +123,7 @@ class Worker:
 def _portable(args: argparse.Namespace) -> dict[str, Any]:
     """The options without what cannot travel; workers draw no bars, and start in another folder."""
     values = {k: v for k, v in vars(args).items() if k != "run"}
-    paths = ("photo", "output", "model", "transformer", "vae", "text_encoders", "tiny_vae")
+    paths = ("photo", "output", "model", "transformer", "vae", "text_encoders", "tiny_vae", "autoencoder")
     for name in (*paths, "mask", "second", "points", "vgg", "lpips"):
         if values.get(name) and Path(values[name]).exists():
             values[name] = os.path.abspath(values[name])

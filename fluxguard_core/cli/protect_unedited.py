@@ -1,145 +1,157 @@
-"""`fluxguard protect PHOTO --recogniser ...`: without words and without FLUX, a photo is protected as it is."""
+"""`fluxguard protect PHOTO` without words and without FLUX: photos are protected as they are."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from ..evaluate.likeness import heat_picture, likeness
-from ..faces.alignment import align
-from ..faces.face import choose
-from ..pictures.files import Picture, png_bytes, read_mask, read_picture, write_atomic, write_png
-from ..protect.engine import Step
-from ..protect.photo import protect_pixels
-from ..protect.presets import photo_preset_named
+from ..faces.face import Face, FaceFinder
+from ..mini.world_gate import check_world
+from ..pictures.files import read_mask, read_picture
+from ..pipelines.photo import Measuring
+from ..pipelines.unedited import AsItIs, Judges, Kept, protect_as_it_is
+from ..protect.presets import PhotoPreset
 from ..recognition.ensemble import Ensemble
+from ..weights import find, load_manifest
 from . import sources
-from .finding import parse_face
-from .names import Targets, shown, single_target
-from .progress import stopping
+from .finding import finder_for
+from .known_faces import usual_detector
+from .names import shown
+from .plan import Item, Plan
+from .progress import progress_bars
+from .results import finish, keep_photo, sweep
+from .world_gate import WAYS
 
-HEAT = "-where.png"
+_OF_EDITS = ("source_prompt", "intervals", "attack_last", "size", "vgg", "lpips", "tiny_vae")
+GET_RECOGNISERS = (
+    "‹run models download auraface sface yunet› fetches two recognisers and a detector (28 to 261 MB; licences "
+    "Apache-2.0 and MIT)"
+)
 
 
-def is_unedited(args: argparse.Namespace) -> bool:
-    """True where recognisers are given, and neither words nor a FLUX."""
-    return bool(args.recogniser) and args.prompt is None and sources.is_miniature(args)
+def settle(args: argparse.Namespace) -> None:
+    """Check what the arguments say, and choose recognisers out of those on this machine where none is named.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Protect one photo; returns the exit code."""
-    source = Path(args.photo)
-    if source.is_dir():
+    Raises:
+        FluxGuardError: there are none, or an argument belongs to edits.
+    """
+    foreign = [name for name in _OF_EDITS if getattr(args, name) is not None]
+    foreign += ["identity"] if args.identity != "untargeted" else []
+    if foreign:
         raise FluxGuardError(
-            "Without words one photo is protected at a time, and this is a folder.",
-            "Name a photo.",
+            f"‹give {foreign[0]}› belongs to an edit, and no words were given.",
+            "Say with ‹give prompt› what the edited picture shows, or leave it out.",
         )
-    preset = photo_preset_named(args.preset)
-    picture = read_picture(source)
-    targets = single_target(Path(args.output), [source, *sources.named_files(args)])
-    mask = None if args.mask is None else read_mask(args.mask, picture.size)
-    attacked, held_out = sources.recognisers(args.recogniser, args.hold_out)
+    if args.recogniser:
+        return
+    here = [e.id for e in load_manifest().entries if _is_ready(e)]
+    if not here:
+        raise FluxGuardError(
+            "Neither words nor recognisers were given. Without words (‹give prompt›) a photo is protected as it is, "
+            "and that needs recognisers which know photos.",
+            f"{GET_RECOGNISERS}; then the same command works.",
+        )
+    judges = [] if args.hold_out or len(here) == 1 else here[-1:]
+    args.recogniser = [name for name in here if name not in (*judges, *args.hold_out)]
+    args.hold_out = [*args.hold_out, *judges]
+    told = f"; {', '.join(args.hold_out)} only judges" if args.hold_out else ""
+    print(f"recognisers on this machine: {', '.join(args.recogniser)} attacked{told}")
+
+
+def _is_ready(entry: Any) -> bool:
+    """A recogniser of photos whose file is here."""
+    return entry.role == "recogniser" and entry.source != "package" and find(entry) is not None
+
+
+def worker(args: argparse.Namespace, plan: Plan) -> Callable[[Item, str, Callable[[], bool]], Kept]:
+    """What protects one photo of the plan, its pictures on disk before anything is measured.
+
+    Called with the item, its name for messages, and what says to stop.
+    """
+    device = args.device or sources.best_device()
+    attacked, held_out = sources.recognisers(args.recogniser, args.hold_out, device)
     ensemble = Ensemble(attacked, held_out)
-    face = choose(sources.detector_of(args)(picture.rgb[0]), parse_face(args.face))
-    if len(face) != 1 or face[0].landmarks is None:
-        raise FluxGuardError(
-            "Without words one face is protected, and its five points must be known.",
-            "Choose a face with ‹give face› and a detector that finds points, such as yunet.",
-        )
-    points = face[0].landmarks
-    with stopping() as stop:
-        done = protect_pixels(
-            picture.rgb,
-            ensemble,
-            points,
-            preset,
-            mask=mask,
-            seed=args.seed,
-            on_step=_told(preset.steps, stop, quiet=args.quiet),
-        )
-    _written(targets, picture, done.picture, points, ensemble, preset.name)
-    return 130 if done.interrupted else 0
+    coder = None
+    if args.autoencoder is not None:
+        coder = sources.photo_autoencoder(args.autoencoder, device)
+    find_in = _finder_for(args, ensemble)
+
+    def work(item: Item, name: str, stop: Callable[[], bool]) -> Kept:
+        judges = Judges(ensemble, find_in(item.photo), coder)
+        return _protect(args, plan, item, name, judges, stop)
+
+    return work
 
 
-def _told(steps: int, stop: Callable[[], bool], *, quiet: bool) -> Callable[[Step, Tensor], None]:
-    from ..errors import Interrupted
+def _finder_for(args: argparse.Namespace, ensemble: Ensemble) -> Callable[[Path], FaceFinder]:
+    world = ensemble.attacked[0].world
+    detector = args.detector or ("" if args.points else usual_detector(world))
+    find_in = finder_for(args.points, detector, world)
 
-    def told(step: Step, picture: Tensor) -> None:
-        if not quiet:
-            print(f"\rstep {step.step + 1} of {steps}", end="", flush=True)
-        if stop():
-            raise Interrupted("Stopped.")
+    def found(photo: Path) -> FaceFinder:
+        finder = find_in(photo)
+        return sources.required_finder(finder)
 
-    return told
+    return found
 
 
-def _written(
-    targets: Targets,
-    picture: Picture,
-    protected: Tensor,
-    points: Tensor,
-    ensemble: Ensemble,
-    preset: str,
-) -> None:
-    """Write the photo, the numbers, and where it was changed; say them in words."""
-    write_atomic(targets.protected, png_bytes(replace(picture, rgb=protected)))
-    looks = likeness(picture.rgb, protected, points)
-    recognised = _recognised(ensemble, picture.rgb, protected, points)
-    numbers = {
-        "preset": preset,
-        "likeness": {**asdict(looks), "verdict": looks.verdict},
-        "recognisers": recognised,
-        "notes": "similarities to the unprotected photo itself; another photo of the person is the harder test",
-    }
-    write_atomic(targets.json, json.dumps(numbers, indent=2) + "\n")
-    write_png(
-        targets.protected.with_name(targets.protected.stem + HEAT),
-        heat_picture(picture.rgb, protected),
+def _protect(
+    args: argparse.Namespace,
+    plan: Plan,
+    item: Item,
+    name: str,
+    judges: Judges,
+    stop: Callable[[], bool],
+) -> Kept:
+    assert isinstance(plan.preset, PhotoPreset)
+    picture = read_picture(item.photo)
+    wishes = AsItIs(
+        preset=plan.preset,
+        face=plan.face,
+        mask=None if args.mask is None else read_mask(args.mask, picture.size),
+        grey=picture.grey,
+        seed=args.seed,
+        far=args.far,
     )
-    print(f"\r{shown(targets.protected)}: {looks.told()}")
-    for row in recognised:
-        role = "attacked" if row["attacked"] else "held out"
-        print(
-            f"  {row['name']} ({role}): similarity 1.00 to {row['similarity']:.2f}{_matched(row)}"
+
+    def admit(photo: Tensor, faces: Sequence[Face]) -> None:
+        check_world(photo, name, judges.knowers, WAYS, faces)
+
+    known: dict[str, Any] = {}
+    sweep(item.targets)
+    with progress_bars(stop, quiet=args.quiet) as observer:
+        result = protect_as_it_is(
+            judges,
+            picture.rgb,
+            wishes,
+            measuring=Measuring(plan.second, {"seed": args.seed}, picture.notes),
+            observer=observer,
+            admit=admit,
+            ready=lambda made: known.update(keep_photo(item.targets, picture, item.made, made)),
         )
-    if preset == "strong":
-        print(
-            "  strong protects whatever it looks like: look at the picture before you publish it."
-        )
+    finish(item.targets, known, result, html=args.html)
+    _tell(shown(item.targets.protected), result)
+    return result
 
 
-def _matched(row: dict[str, Any]) -> str:
-    """Whether a recogniser still takes both pictures for one person, as far as its threshold is known."""
-    if row["threshold"] is None:
-        return ", threshold not known"
-    still = row["similarity"] > row["threshold"]
-    return f", {'still matches' if still else 'no longer matches'} (above {row['threshold']:.2f})"
-
-
-@torch.no_grad()
-def _recognised(
-    ensemble: Ensemble, photo: Tensor, protected: Tensor, points: Tensor
-) -> list[dict[str, Any]]:
-    rows = []
-    for encoder in ensemble.members:
-        before, after = (
-            encoder(align(x, points.reshape(1, 5, 2).float(), encoder.crop))[0]
-            for x in (photo, protected)
-        )
-        rows.append(
-            {
-                "name": encoder.name,
-                "attacked": encoder in ensemble.attacked,
-                "similarity": float(before @ after),
-                "threshold": encoder.threshold() if encoder.thresholds else None,
-            }
-        )
-    return rows
+def _tell(name: str, result: Kept) -> None:
+    """The verdict in words: recognisers first, then what friends see."""
+    if result.report is None:
+        print(f"{name}: protected, but not measured: {result.unmeasured}")
+        return
+    report = result.report
+    print(f"{name}: {report.verdict.headline}")
+    for row in report.recognisers:
+        matches = row.matches(row.protected)
+        word = {None: "threshold not known", True: "still matches", False: "no longer matches"}
+        above = "" if row.threshold is None else f" (above {row.threshold:.2f})"
+        print(f"  {row.name} ({row.role}): similarity {row.protected:.2f}, {word[matches]}{above}")
+    for look in report.likeness:
+        print(f"  likeness: {look.told()}")
+    for note in report.notes:
+        print(f"  {note}")

@@ -6,18 +6,20 @@ import argparse
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from .. import __version__
 from ..evaluate.html import write_html
-from ..evaluate.report import without_folders
+from ..evaluate.likeness import heat_picture
+from ..evaluate.report import Pictures, Report, without_folders
 from ..pictures.files import Picture, png_bytes, write_atomic
 from ..pipelines.photo import Protected
+from ..pipelines.unedited import Kept
 from .names import Targets
 
 _STATE = "result"
@@ -87,32 +89,71 @@ def sweep(targets: Targets) -> None:
             left.unlink(missing_ok=True)
 
 
-def keep(targets: Targets, picture: Picture, made: Made, result: Protected) -> dict[str, Any]:
-    """Write both pictures, and the numbers that are known before anything is measured; returns them.
+class Measured(Protocol):
+    """A result after the measuring: its report and what illustrates it, or why there is none."""
 
-    The numbers go first: a picture never lies there without the word that it is a result.
-    """
-    protected = png_bytes(replace(picture, rgb=result.protected))
-    known = {
-        _STATE: {
-            "state": "stopped" if result.outcome.interrupted else "not measured yet",
-            "made_from": made.digest,
-            "protected_sha256": _sha256(protected),
-        },
-        "version": __version__,
+    @property
+    def report(self) -> Report | None: ...
+
+    @property
+    def pictures(self) -> Pictures | None: ...
+
+    @property
+    def unmeasured(self) -> str: ...
+
+
+def keep_edit(targets: Targets, picture: Picture, made: Made, result: Protected) -> dict[str, Any]:
+    """Write an edit with and without protection, and the numbers that are known before anything is measured."""
+    numbers = {
         "prompt": result.job.prompt,
         "source_prompt": result.job.source_prompt,
         "preset": result.job.preset.name,
         "evaluations": result.outcome.evaluations,
         "seconds": dict(result.seconds),
     }
+    beside = {targets.unprotected: replace(picture, rgb=result.edited)}
+    protected = replace(picture, rgb=result.protected)
+    stopped = result.outcome.interrupted
+    return _keep(targets, made, protected, beside, numbers, stopped=stopped)
+
+
+def keep_photo(targets: Targets, picture: Picture, made: Made, result: Kept) -> dict[str, Any]:
+    """Write a photo that was protected as it is, and where it was changed."""
+    numbers = {"preset": result.wishes.preset.name, "seconds": dict(result.seconds)}
+    heat = heat_picture(result.photo, result.protected)
+    protected = replace(picture, rgb=result.protected)
+    beside = {targets.where: Picture(heat)}
+    return _keep(targets, made, protected, beside, numbers, stopped=result.interrupted)
+
+
+def _keep(
+    targets: Targets,
+    made: Made,
+    protected: Picture,
+    beside: Mapping[Path, Picture],
+    numbers: dict[str, Any],
+    *,
+    stopped: bool,
+) -> dict[str, Any]:
+    """The numbers go first: a picture never lies there without the word that it is a result."""
+    data = png_bytes(protected)
+    known = {
+        _STATE: {
+            "state": "stopped" if stopped else "not measured yet",
+            "made_from": made.digest,
+            "protected_sha256": _sha256(data),
+        },
+        "version": __version__,
+        **numbers,
+    }
     _write_json(targets, known)
-    write_atomic(targets.protected, protected)
-    write_atomic(targets.unprotected, png_bytes(replace(picture, rgb=result.edited)))
+    write_atomic(targets.protected, data)
+    for path, picture in beside.items():
+        write_atomic(path, png_bytes(picture))
     return known
 
 
-def finish(targets: Targets, known: dict[str, Any], result: Protected, *, html: bool) -> None:
+def finish(targets: Targets, known: dict[str, Any], result: Measured, *, html: bool) -> None:
     """Write what was measured, or why nothing was; the numbers last, for they say that all is done."""
     state = dict(known[_STATE])
     if state["state"] != "stopped":

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
-from ..backends.flux import FluxStack
+from ..backends.flux import FluxStack, decode_latent, encode_image
 from ..backends.flux_files import from_files, load_vae, text_encoders
 from ..backends.flux_folder import from_folder
 from ..backends.flux_lora import add_lora
+from ..backends.geometry import geometry_of
 from ..errors import FluxGuardError
-from ..faces.face import FaceFinder
+from ..faces.face import Face, FaceFinder
 from ..flow import Storage
 from ..pipelines.models import Models
 from ..protect.perceptual import (
@@ -24,12 +26,14 @@ from ..protect.perceptual import (
     lpips_distance,
     vgg19_relu3_4,
 )
+from ..protect.photo import Autoencoder
 from ..recognition.encoder import Colour, FaceEncoder
 from ..recognition.ensemble import Ensemble
 from ..recognition.loading import load_encoder
 from ..regions import FaceParser, bisenet_parser
 from ..weights import Entry, load_manifest, require
 from ..weights.where import find
+from ..worlds import known_by, knows
 from .finding import add_detector, parse_detector
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -58,6 +62,11 @@ def add_flux(parser: Any) -> None:
         "--vae", metavar="FILE", help="its autoencoder (ae.safetensors, TAESD layout)"
     )
     group.add_argument("--text-encoders", metavar="DIR", help="diffusers folder with CLIP and T5")
+    group.add_argument(
+        "--autoencoder",
+        metavar="FILE",
+        help="without words: vary this autoencoder's latent, too, not the pixels alone",
+    )
     group.add_argument("--tiny-vae", metavar="FILE", help="tiny autoencoder for --preset fast")
     group.add_argument(
         "--lora", metavar="FILE[:WEIGHT]", action="append", default=[], help="may be repeated"
@@ -106,11 +115,17 @@ def is_miniature(args: argparse.Namespace) -> bool:
     return args.model is None and args.transformer is None
 
 
+def is_unedited(args: argparse.Namespace) -> bool:
+    """True where neither words nor a FLUX are given: photos are protected as they are."""
+    return args.prompt is None and is_miniature(args)
+
+
 def named_files(args: argparse.Namespace) -> list[Path]:
     """The files and folders that the arguments name; those of the manifest and held-out names aside."""
     given = [getattr(args, name, None) for name in _FILES]
     given += [_lora(text)[0] for text in getattr(args, "lora", ())]
-    given += [_colour(text)[0] for text in getattr(args, "recogniser", ())]
+    recognisers = [_colour(text)[0] for text in getattr(args, "recogniser", ())]
+    given += [text for text in recognisers if Path(text).is_file() or _listed(text) is None]
     held_out = (_colour(text)[0] for text in getattr(args, "hold_out", ()))
     given += [text for text in held_out if Path(text).is_file()]
     kind, _, place = (getattr(args, "detector", None) or "").partition(":")
@@ -138,7 +153,8 @@ def _miniature(args: argparse.Namespace, device: str) -> Models:
         ensemble = load_ensemble(held_out=args.hold_out or ["mobileface"])
     use_one_thread()
     models = miniature(ensemble, device)
-    return replace(models, find_faces=detector_of(args)) if args.detector else models
+    named = args.detector or args.points
+    return replace(models, find_faces=detector_of(args)) if named else models
 
 
 def _full(args: argparse.Namespace, device: str) -> Models:
@@ -152,6 +168,17 @@ def _full(args: argparse.Namespace, device: str) -> Models:
         perceptual=_perceptual(args, device),
         size=512,
         storage=Storage(place="pinned", format=args.cache_format),
+    )
+
+
+def photo_autoencoder(path: str, device: str = "cpu") -> Autoencoder:
+    """An autoencoder of any latent, whose latent a photo's protection varies beside the pixels."""
+    vae = load_vae(path).to(device)
+    return Autoencoder(
+        lambda picture: encode_image(vae, picture.to(device)).to(picture),
+        lambda latent: decode_latent(vae, latent.to(device)).to(latent),
+        cell=geometry_of(vae).pixels,
+        world="drawn" if known_by(vae) == "drawn" else "photo",
     )
 
 
@@ -268,7 +295,18 @@ def _colour(text: str) -> tuple[str, Colour | None]:
 
 def detector_of(args: argparse.Namespace) -> FaceFinder:
     """The finder that the arguments name; never none."""
-    finder = parse_detector(args.detector or "yunet")
+    if args.points is not None:
+        return _nobody  # the points file says where faces are, photo by photo
+    return required_finder(parse_detector(args.detector or "yunet"))
+
+
+@knows(None)
+def _nobody(image: Tensor) -> list[Face]:
+    return []
+
+
+def required_finder(finder: FaceFinder | None) -> FaceFinder:
+    """The finder; FluxGuardError where it is to take the whole frame."""
     if finder is None:
         raise FluxGuardError(
             "The protection has to know where the face is in the frame.",
@@ -294,6 +332,7 @@ def _lora(text: str) -> tuple[str, float]:
 
 
 def best_device() -> str:
+    """The fastest device that torch has here."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

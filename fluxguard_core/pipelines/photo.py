@@ -22,6 +22,8 @@ from .models import Models
 from .portrait import Job, Observer, Outcome, mask_from_words, protect_portrait, seeded
 from .report import Finals, make_report
 
+Admit = Callable[[Tensor, Sequence[Face]], None]
+
 
 @dataclass(frozen=True, eq=False)
 class Wishes:
@@ -73,6 +75,11 @@ class Protected:
     unmeasured: str = ""
 
     @property
+    def interrupted(self) -> bool:
+        """The user stopped it; the pictures are the best so far."""
+        return self.outcome.interrupted
+
+    @property
     def edited(self) -> Tensor:
         """The edit without protection, at the photo's size [1, 3, H, W]; not for publishing."""
         return self.finals.edited.on(self.photo)
@@ -111,6 +118,7 @@ def protect_photo(
     measuring: Measuring | None = Measuring(),
     trajectory: Trajectory | None = None,
     observer: Observer | None = None,
+    admit: Admit | None = None,
     ready: Callable[[Protected], None] | None = None,
 ) -> Protected:
     """Edit a photo and protect the people in it.
@@ -120,13 +128,17 @@ def protect_photo(
         measuring: None leaves the report out.
         trajectory: an earlier inversion of the same photo, which saves making it again.
         observer: progress; raising ``Interrupted`` in the protection keeps the best so far.
+        admit: called with the photo and all faces in it before any work; raises where it must not be worked on.
         ready: called with the finished pictures before anything is measured, to save them.
 
     Raises:
         FluxGuardError: no face, no mask, words that name nothing; never because of the measuring.
     """
     started = time.perf_counter()
-    faces = choose(models.find_faces(photo[0]), wishes.face)
+    found = models.find_faces(photo[0])
+    if admit is not None:
+        admit(photo, found)
+    faces = choose(found, wishes.face)
     crop = crop_around(photo, faces, wishes.size or models.size)
     job = job_of(models, wishes, faces, crop)
     prepared = time.perf_counter()

@@ -13,6 +13,7 @@ from ..errors import FluxGuardError
 from ..evaluate.likeness import FaceView, face_view
 from ..recognition.ensemble import Ensemble
 from ..resampling import bicubic, shrink
+from ..worlds import World
 from .changes import Change, LatentChange, PixelChange, Together
 from .defended import Defended
 from .engine import Descent, DescentSettings, Draw, OnStep, descend
@@ -35,11 +36,15 @@ _GREY = 3 / 255  # a photo whose channels differ less has no colour, and gets no
 
 @dataclass(frozen=True, eq=False)
 class Autoencoder:
-    """Both halves of an autoencoder, for pictures [1, 3, h, w] in [0, 1] with sides that are multiples of ``cell``."""
+    """Both halves of an autoencoder, for pictures [1, 3, h, w] in [0, 1] with sides that are multiples of ``cell``.
+
+    ``world`` says which faces it knows.
+    """
 
     encode: Callable[[Tensor], Tensor]
     decode: Decode
     cell: int = 8
+    world: World = "photo"
 
 
 def protect_pixels(

@@ -21,6 +21,7 @@ from .preparation import iterates_of, look, needs_face, prepare
 from .protection_inputs import Wishes, protection_inputs, wishes_of
 from .protection_report import heading, passing, told, warned
 from .wires import CATEGORY, shown, to_image
+from .worlds import check_pictures, face_finder, recognisers, vae_knower
 
 
 class ProtectLatent(Node):
@@ -64,12 +65,16 @@ class ProtectLatent(Node):
         wishes, samples = wishes_of(given, preset), _samples(latent)
         decoder = host.picture_decoder(wishes.vae)
         pictures = [look(decoder, one) for one in samples.split(1)]
-        faces = _faces(wishes, torch.cat(pictures))
+        whole = torch.cat(pictures)
+        faces = _faces(wishes, whole)
+        known = [vae_knower(wishes.vae), *face_finder(wishes.faces)]
+        check_pictures(whole, faces, [*known, *recognisers(wishes.ensemble.members)])
         each = wishes.preset.attacked * iterates_of(wishes.preset)
         bar = host.Progress(each * len(samples))
         protected, regions, seen, lines = [], [], [], [heading(wishes)]
         for number, (one, picture) in enumerate(zip(samples.split(1), pictures, strict=True)):
-            alone = replace(wishes, mask=_mask_of(wishes.mask, samples, number))
+            pixels = picture.shape[-2] // samples.shape[-2]
+            alone = replace(wishes, mask=_mask_of(wishes.mask, samples, number, pixels))
             start = number * each
             result = _protected(
                 alone,
@@ -151,11 +156,11 @@ def _faces(wishes: Wishes, pictures: Tensor) -> list[Tensor | None]:
         return list(points_by_picture(wishes.faces, pictures))
 
 
-def _mask_of(mask: Tensor | None, samples: Tensor, number: int) -> Tensor | None:
+def _mask_of(mask: Tensor | None, samples: Tensor, number: int, pixels: int) -> Tensor | None:
     """The mask of one picture at latent resolution [1, h, w]."""
     if mask is None:
         return None
     with host.ordinary_tensors():
         grid = (samples.shape[-2], samples.shape[-1])
-        masks = latent_mask(mask.clone(), grid, len(samples))[:, 0]
+        masks = latent_mask(mask.clone(), grid, len(samples), pixels)[:, 0]
     return masks[number : number + 1] if len(masks) > 1 else masks

@@ -53,6 +53,16 @@ class Located:
     pictures: tuple[int, ...]
     faceless: tuple[int, ...]
 
+    @property
+    def by_picture(self) -> list[Tensor | None]:
+        """The points of each picture's faces [faces, 5, 2]; None where pictures are taken whole."""
+        count = len(self.pictures) + len(self.faceless)
+        if not len(self.points):
+            return [None] * count
+        each = self.points.unflatten(0, (-1, len(self.pictures))).transpose(0, 1)
+        found = dict(zip(self.pictures, each, strict=True))
+        return [found.get(number, torch.empty(0, 5, 2)) for number in range(count)]
+
 
 @cache
 def _yunet(path: str) -> FaceFinder:

@@ -118,8 +118,13 @@ def checked_masks(masks: Tensor) -> Tensor:
     return masks
 
 
-def latent_mask(mask: Any, grid: tuple[int, int], batch: int) -> Tensor:
+def latent_mask(
+    mask: Any, grid: tuple[int, int], batch: int, side: int = FLUX.pixels
+) -> Tensor:
     """MASK of the encoded picture, or of its latent -> [B, 1, h, w] at latent resolution.
+
+    Args:
+        side: of a latent cell in pixels.
 
     Raises FluxGuardError for empty masks, or those of another picture.
     """
@@ -137,7 +142,6 @@ def latent_mask(mask: Any, grid: tuple[int, int], batch: int) -> Tensor:
     height, width = whole.shape[-2:]
     if (height, width) == grid:
         return whole  # made for the latent already
-    side = FLUX.pixels
     # VAE Encode cuts pictures to whole latents from the middle.
     top, left = height % side // 2, width % side // 2
     whole = whole[..., top : top + height // side * side, left : left + width // side * side]

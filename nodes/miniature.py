@@ -19,10 +19,12 @@ from ..fluxguard_core.mini.world import load_text_encoder
 from ..fluxguard_core.recognition import FaceEncoder
 from . import host
 from .face_picker import choice_input, found_faces, framed
+from .faces import points_by_picture
 from .given import to_picture
 from .node import Node
 from .people import ensemble_inputs, ensemble_of
 from .wires import MINIATURE, EnsembleWire, FacesWire, seed_input, shown, to_image
+from .worlds import check_pictures, face_finder
 
 
 class MiniClip:
@@ -208,4 +210,5 @@ class MiniFaceFinder(Node):
         with host.ordinary_tensors():
             picture = to_picture(image).cpu().clone()
             faces = replace(found_faces(picture, find_faces, which), parse=parse_face)
+            check_pictures(picture, points_by_picture(faces, picture), face_finder(faces))
             return io.NodeOutput(faces, ui=shown(cls, to_image(framed(picture, faces))))

@@ -14,6 +14,7 @@ from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.recognition import Ensemble, FaceEncoder, align, photo, synthetic, untargeted
 from ..fluxguard_core.recognition.encoder import Colour
 from ..fluxguard_core.recognition.identity import EXPLANATIONS
+from ..fluxguard_core.recognition.input import note_path
 from ..fluxguard_core.recognition.loading import load_encoder
 from ..fluxguard_core.recognition.thresholds import thresholds_path
 from . import folders, host
@@ -39,8 +40,8 @@ def recogniser(choice: str, colour: Colour | None = None) -> FaceEncoder:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """When a recogniser's file and its calibration were written."""
-    files = (path, thresholds_path(path))
+    """When a recogniser's file, its calibration and the note on its input were written."""
+    files = (path, thresholds_path(path), note_path(path))
     return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
 
 
@@ -148,11 +149,23 @@ def ensemble_of(
         )
     if not attacked:
         raise FluxGuardError("Choose at least one recogniser to protect against.")
-    return Ensemble(
+    ensemble = Ensemble(
         tuple(_attackable(load(name)) for name in attacked),
         tuple(load(name) for name in held_out),
         weighting,
     )
+    return _of_one_world(ensemble)
+
+
+def _of_one_world(ensemble: Ensemble) -> Ensemble:
+    """FluxGuardError where no picture would suit all recognisers."""
+    known = {encoder.world: encoder.name for encoder in ensemble.members}
+    if len(known) > 1:
+        raise FluxGuardError(
+            f"{known['drawn']} knows only drawn portraits and {known['photo']} only photos: no picture suits both.",
+            "Choose recognisers of one kind.",
+        )
+    return ensemble
 
 
 def _written(name: str) -> tuple[int, ...] | None:

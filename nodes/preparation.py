@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..fluxguard_core.backends.geometry import FLUX
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.protect.assemble import assemble_refiner, blending_mask
 from ..fluxguard_core.protect.engine import Step
@@ -95,6 +94,7 @@ def prepare(
         intervals: of the generation that the refiner accompanies; 0 where there is none.
     """
     preset, grid = wishes.preset, (source.shape[-2], source.shape[-1])
+    pixels = picture.shape[-2] // grid[0]  # a VAE's cells are as large as it draws them
     options = wishes.options
     tiny = None if options.tiny_vae is None else host.picture_decoder(options.tiny_vae)
     distance, network = _perceptual(options.perceptual, decoder, tiny)
@@ -113,7 +113,7 @@ def prepare(
     with host.ordinary_tensors():
         within = None
         if wishes.mask is not None:
-            within = latent_mask(wishes.mask.clone(), grid, len(source))
+            within = latent_mask(wishes.mask.clone(), grid, len(source), pixels)
             within = within[list(located.pictures)] if len(within) > 1 else within
         refiner, window = assemble_refiner(
             preset,
@@ -122,7 +122,7 @@ def prepare(
             picture[list(located.pictures)],
             located.points.to(picture.device) if len(located.points) else None,
             grid,
-            pixels=FLUX.pixels,
+            pixels=pixels,
             decode=lambda z: decoder(to_samples(z)),
             decode_tiny=None if tiny is None else (lambda z: tiny(to_samples(z))),
             perceptual=distance,
@@ -130,16 +130,16 @@ def prepare(
             on_step=stepped,
         )
     region = None if refiner.region is None else refiner.region.cpu()
-    acted = blending_mask(region, window, grid, FLUX.pixels)[:, 0]
+    acted = blending_mask(region, window, grid, pixels)[:, 0]
     if located.faceless:
         acted = acted.repeat(len(source), 1, 1)
         acted[list(located.faceless)] = 0
         window = replace(window or Window(0, grid[0], 0, grid[1]), pictures=located.pictures)
     worked_on = source if window is None else window.crop(source)
     faces = len(located.points) or len(worked_on)
-    need = _working_bytes(
-        wishes, refiner, decoder, tiny, to_samples(worked_on).shape, faces, network
-    )
+    shape = to_samples(worked_on).shape
+    size = (pixels * shape[-2], pixels * shape[-1])
+    need = _working_bytes(wishes, refiner, decoder, tiny, shape, size, faces, network)
     turns = host.Turns(networks, need)
     seen = picture.cpu() * (0.25 + 0.75 * acted[:, None])
     return Prepared(
@@ -153,16 +153,17 @@ def _working_bytes(
     decoder: host.PictureDecoder,
     tiny: host.PictureDecoder | None,
     shape: torch.Size,
+    size: tuple[int, int],
     faces: int,
     perceptual: torch.nn.Module | None,
 ) -> Callable[[], int]:
     """What a refinement works with, at the moment of asking: decoders, recognisers, the perceptual network.
 
     Args:
-        shape: of the latents that are decoded.
+        shape: of the latents that are decoded, and ``size`` of the pictures in pixels.
         faces: how many the recognisers see in each view.
     """
-    pictures = (shape[0], 3, FLUX.pixels * shape[-2], FLUX.pixels * shape[-1])
+    pictures = (shape[0], 3, *size)
     views = faces * (1 + wishes.preset.random_views)
     looking = sum(
         host.activation_bytes(encoder.network, (views, 3, encoder.size, encoder.size))

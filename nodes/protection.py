@@ -18,6 +18,7 @@ from .protection_inputs import Wishes, protection_inputs, wishes_of
 from .protection_report import heading, passing, told, warned
 from .wires import AS_INVERTED, CATEGORY, TrajectoryWire, shown, to_image
 from .words import NODES
+from .worlds import check_pictures, face_finder, model_knower, recognisers, vae_knower
 
 
 class LatentRefiner(Node):
@@ -117,6 +118,9 @@ def _edited_and_protected(
     to_samples = model.model.process_latent_out
     picture = look(decoder, to_samples(trajectory.source))
     located = whereabouts(wishes, picture)
+    known = [model_knower(model), vae_knower(wishes.vae), *face_finder(wishes.faces)]
+    known += recognisers(wishes.ensemble.members)
+    check_pictures(picture, located.by_picture, known)
     prepared = prepare(
         wishes, decoder, trajectory.source, picture, located, to_samples, progress, count
     )

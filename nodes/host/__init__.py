@@ -19,6 +19,7 @@ from .flux import (
     with_guidance,
 )
 from .guards import edit_patches
+from .known import model_world, vae_world
 from .networks import load_together, managed, working_device
 from .notices import blocked, notice, warn
 from .patches import fuse_velocities, inject_values
@@ -45,6 +46,7 @@ __all__ = [
     "latent_preview",
     "load_together",
     "managed",
+    "model_world",
     "notice",
     "on_its_device",
     "ordinary_tensors",
@@ -55,6 +57,7 @@ __all__ = [
     "record_storage",
     "to_latent",
     "to_model_space",
+    "vae_world",
     "warn",
     "with_field",
     "with_guidance",

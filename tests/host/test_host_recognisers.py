@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from fluxguard_core.pictures.files import write_png
+from fluxguard_core.recognition.input import InputNote, write_note
 from fluxguard_core.weights import load_manifest
 
 from ..core.public_files import public_file
@@ -41,10 +42,17 @@ def server(
     public_file(folder / "a.pth", "irse50", wrapped=True)
     public_file(folder / "b.pt", "facenet")
     public_file(folder / "c.pth", "mobile_face")
+    for name in CLASSES:
+        knows_drawings(folder / name)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("XDG_CACHE_HOME", str(base / "cache"))
         with running(*installation, base) as server:
             yield server
+
+
+def knows_drawings(file: Path) -> None:
+    """Let a recogniser with random weights judge the miniature's portraits."""
+    write_note(file, InputNote(world="drawn"))
 
 
 def chosen(name: str, attacked: list[str], held_out: list[str], report: bool = False) -> Graph:
@@ -201,6 +209,7 @@ def test_an_onnx_file_is_calibrated_while_the_server_runs(server: Server, tmp_pa
     command = ["-m", "fluxguard_core", "calibrate", str(file), "--faces", str(tmp_path)]
     run([python, *command, "--detector", "frame"], server)
     kept = file.with_name("d.onnx.thresholds.json")
+    knows_drawings(file)
     aside = kept.rename(tmp_path / kept.name)
     typed = f"`{sys.executable} {PACK / 'fluxguard_core'} calibrate FILE --faces DIR`"
     assert typed in server.fails(graph)

@@ -27,7 +27,14 @@ from ..protect.refiner import Branches, Refined
 from ..protect.run import edit_and_protect
 from ..recognition.encoder import FaceEncoder
 from ..recognition.ensemble import Ensemble
-from . import bench_evidence, bench_faces, bench_photo, bench_service, bench_true_size
+from . import (
+    bench_evidence,
+    bench_faces,
+    bench_photo,
+    bench_service,
+    bench_speed,
+    bench_true_size,
+)
 
 INTERVALS, ATTACKED = 25, 5
 
@@ -62,6 +69,7 @@ def register(subparsers: Any) -> None:
     bench_photo.register(kinds)
     bench_evidence.register(kinds)
     bench_service.register(kinds)
+    bench_speed.register(kinds)
     bench_true_size.register(kinds)
 
 
@@ -216,7 +224,8 @@ REAL_SIZES: dict[str, int] = {
 }
 
 
-def _real_size(name: str) -> nn.Module:
+def real_size(name: str) -> nn.Module:
+    """A recogniser's network at its real size, with random weights."""
     from ..recognition.backbones.inception_resnet import InceptionResnetV1
     from ..recognition.backbones.iresnet_arcface import IResNet
     from ..recognition.backbones.iresnet_evolve import IRBackbone
@@ -236,7 +245,7 @@ def _real_size(name: str) -> nn.Module:
 def timed_recognisers(names: Sequence[str], batch: int, repeats: int) -> dict[str, float]:
     """Seconds forward and forward + backward through alignment, and peak memory above the loaded networks."""
     ensemble = Ensemble(
-        tuple(FaceEncoder(name, _real_size(name), REAL_SIZES[name]) for name in names)
+        tuple(FaceEncoder(name, real_size(name), REAL_SIZES[name]) for name in names)
     )
     generator = torch.Generator().manual_seed(0)
     picture = torch.rand(batch, 3, 512, 512, generator=generator)

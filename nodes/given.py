@@ -118,9 +118,7 @@ def checked_masks(masks: Tensor) -> Tensor:
     return masks
 
 
-def latent_mask(
-    mask: Any, grid: tuple[int, int], batch: int, side: int = FLUX.pixels
-) -> Tensor:
+def latent_mask(mask: Any, grid: tuple[int, int], batch: int, side: int = FLUX.pixels) -> Tensor:
     """MASK of the encoded picture, or of its latent -> [B, 1, h, w] at latent resolution.
 
     Args:

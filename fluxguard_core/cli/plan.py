@@ -156,6 +156,8 @@ def chosen_preset(args: argparse.Namespace) -> Preset:
 def chosen_photo_preset(args: argparse.Namespace) -> PhotoPreset:
     """The preset of a protection without an edit, with the steps that were given instead of its own."""
     preset = photo_preset_named(args.preset)
+    if args.likeness is not None:
+        preset = replace(preset, budget=photo_preset_named(args.likeness).budget)
     if args.optimiser_steps is None:
         return preset
     _check_count("optimiser_steps", args.optimiser_steps)

@@ -92,6 +92,12 @@ def _add_numbers(parser: argparse.ArgumentParser) -> None:
             help=argparse.SUPPRESS,
         )
     parser.add_argument(
+        "--likeness",
+        choices=list(PHOTO_PRESETS),
+        help="hold the protection to this budget of what friends may see (docs/protection.md); without words it "
+        "takes the place of the preset's own, an edit's protection is free without it",
+    )
+    parser.add_argument(
         "--far", type=float, default=1e-2, help="false accept rate that counts (default 0.01)"
     )
     parser.add_argument("--size", type=int, help="working size in pixels, a multiple of 16")
@@ -192,6 +198,7 @@ def _protect(
         size=args.size,
         grey=picture.grey,
         seed=args.seed,
+        budget=None if args.likeness is None else PHOTO_PRESETS[args.likeness].budget,
     )
 
     def admit(photo: Tensor, faces: Sequence[Face]) -> None:
@@ -205,7 +212,7 @@ def _protect(
             models,
             picture.rgb,
             wishes,
-            measuring=Measuring(plan.second, {"seed": args.seed}, picture.notes),
+            measuring=Measuring(plan.second, _settings(args), picture.notes),
             observer=observer,
             admit=admit,
             ready=lambda made: known.update(keep_edit(item.targets, picture, item.made, made)),
@@ -216,6 +223,11 @@ def _protect(
     else:
         print(f"{shown(item.targets.protected)}: {result.report.verdict.headline}")
     return result
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the report says of the run besides the preset."""
+    return {"seed": args.seed, **({"likeness": args.likeness} if args.likeness else {})}
 
 
 def called(args: argparse.Namespace, item: Item) -> str:

@@ -19,14 +19,13 @@ from ..evaluate.report import Pictures, Report
 from ..evaluate.similarity import Recognition, Shot, linkability, second_shot
 from ..evaluate.surroundings import measure_face, surroundings
 from ..faces.face import Face, FaceChoice, FaceFinder, anew, choose
-from ..mini.world_gate import check_world
 from ..pictures.face_crop import Box, union
 from ..pictures.files import read_picture
 from ..recognition.encoder import FaceEncoder
 from .finding import add_detector, add_face, finder_for, parse_face
 from .names import shown
 from .sources import add_recognisers, recognisers
-from .world_gate import WAYS, recognisers_as_knowers
+from .world_gate import check_world
 
 
 def register(subparsers: Any) -> None:
@@ -68,8 +67,7 @@ def run_report(args: argparse.Namespace) -> int:
     if args.edited is not None:
         edited = _same_size(args.edited, read_picture(args.edited).rgb, original)
     members = _members(args.recogniser, args.hold_out)
-    knowers = recognisers_as_knowers(encoder for encoder, _ in members)
-    world = check_world(original, shown(args.original), knowers, WAYS)
+    world = check_world(original, shown(args.original), [encoder for encoder, _ in members])
     detector = args.detector or ("miniature" if world == "drawn" else "yunet")
     find_in = finder_for(args.points, detector, world)
     finder = find_in(args.original)

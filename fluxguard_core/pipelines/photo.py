@@ -16,6 +16,7 @@ from ..flow import Trajectory
 from ..pictures.face_crop import FaceCrop, Patch, crop_face
 from ..pictures.files import luma
 from ..protect.presets import PRESETS, Preset
+from ..protect.visibility import VisibilityBudget
 from ..recognition.identity import Identity, untargeted
 from ..regions import EmptyMask
 from .models import Models
@@ -37,6 +38,7 @@ class Wishes:
         size: side in pixels of the square that is worked on; None takes the model's.
         grey: the photo is greyscale, and so are the results.
         seed: of everything that is drawn.
+        budget: what may be seen of the protection; None leaves it free.
     """
 
     prompt: str
@@ -48,6 +50,7 @@ class Wishes:
     size: int | None = None
     grey: bool = False
     seed: int = 0
+    budget: VisibilityBudget | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +231,7 @@ def job_of(models: Models, wishes: Wishes, faces: list[Face], crop: FaceCrop) ->
         identity=wishes.identity,
         preset=seeded(wishes.preset, wishes.seed),
         others=tuple(others),
+        budget=wishes.budget,
     )
 
 

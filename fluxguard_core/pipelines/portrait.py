@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..backends.geometry import LatentGeometry
 from ..errors import FluxGuardError
-from ..faces.face import Face
+from ..faces.face import Face, anew
 from ..flow import (
     Block,
     Counted,
@@ -30,10 +30,12 @@ from ..pictures.detail import with_detail
 from ..pictures.geometry import crop_to
 from ..protect.assemble import assemble_refiner, touched_pixels
 from ..protect.engine import Step
+from ..protect.held import held_picture
 from ..protect.presets import Preset
 from ..protect.refiner import Refiner
 from ..protect.region import Window
 from ..protect.run import edit_and_protect
+from ..protect.visibility import VisibilityBudget
 from ..recognition.identity import Identity
 from ..regions import coverage, grow, soft_mask, text_mask
 from .models import Models
@@ -52,6 +54,7 @@ class Job:
         picture: [B, 3, H, W] in [0, 1] at working size.
         mask: [1 or B, 1, H, W] in [0, 1]; 1 may be edited.
         face: found once, on the source.
+        budget: what may be seen of the protection; None leaves it free.
         others: further faces of the picture to protect as well, for one picture only.
     """
 
@@ -63,6 +66,7 @@ class Job:
     identity: Identity
     preset: Preset
     others: tuple[Face, ...] = ()
+    budget: VisibilityBudget | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +125,8 @@ def protect_portrait(
     edited, protected = (
         decoded(models, job, trajectory, latent) for latent in (result.edited, result.protected)
     )
+    if job.budget is not None:
+        protected = held_picture(edited, protected, face_points(job), job.budget)
     return Outcome(
         edited=edited,
         protected=protected,
@@ -180,8 +186,7 @@ def make_refiner(
     preset, stack = job.preset, models.stack
     landmarks: Tensor | None = None
     if preset.aligned or preset.face_only:
-        points = [required_landmarks(face) for face in (job.face, *job.others)]
-        landmarks = torch.stack(points).to(stack.device)
+        landmarks = face_points(job).to(stack.device)
     steps = preset.attacked * preset.refiner.descent.iterates
 
     told = itertools.count(1)
@@ -201,7 +206,8 @@ def make_refiner(
         decode_tiny=stack.decode_tiny if preset.tiny else None,
         source=trajectory.source.to(stack.device),
         perceptual=models.perceptual,
-        find_faces=models.find_faces,
+        find_faces=anew(models.find_faces),
+        budget=job.budget,
         on_step=stepped,
     )
     return refiner, window
@@ -215,6 +221,11 @@ def perturbed_pixels(
     region = None if refiner.region is None else refiner.region.cpu()
     pixels = touched_pixels(region, window, grid, geometry.pixels)
     return crop_to(pixels, (like.shape[-2], like.shape[-1])).to(like.device)
+
+
+def face_points(job: Job) -> Tensor:
+    """The five points of every face to protect [faces, 5, 2]."""
+    return torch.stack([required_landmarks(face) for face in (job.face, *job.others)])
 
 
 def required_landmarks(face: Face) -> Tensor:

@@ -16,13 +16,15 @@ from ..pictures.geometry import pad_to
 from ..recognition.ensemble import Ensemble
 from ..recognition.identity import Identity
 from .engine import OnStep
+from .held import budgets
 from .identity import identity_term
 from .perceptual import PerceptualDistance
 from .presets import Preset
-from .refiner import Refiner
+from .refiner import Hold, Refiner
 from .region import Window, face_region, window_around
 from .spaces import Decode
 from .views import AlignedViews, View, Views, whole_frame_views
+from .visibility import VisibilityBudget
 
 
 def assemble_refiner(
@@ -40,6 +42,7 @@ def assemble_refiner(
     source: Tensor | None = None,
     find_faces: FaceFinder | None = None,
     within: Tensor | None = None,
+    budget: VisibilityBudget | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[Refiner, Window | None]:
     """The preset's refiner, and the part of the latent it works on.
@@ -53,6 +56,7 @@ def assemble_refiner(
         decode_tiny: cheap decoder, which the fast preset needs.
         source: the picture's own latent [B, C, h, w]; with it a preset with ``detail`` looks at decoded pictures
             that keep what the autoencoder cannot hold.
+        budget: what may be seen of the protection, for one picture with known faces; None leaves it free.
         within: further bound on where it may act, [1 or B, 1, h, w] in [0, 1].
     """
     if landmarks is None and (preset.aligned or preset.face_only):
@@ -92,6 +96,7 @@ def assemble_refiner(
         settings=preset.refiner,
         region=region,
         check=decode if preset.tiny else None,
+        hold=None if budget is None else _hold(budget, landmarks, window, pixels, picture.shape[0]),
         on_step=on_step,
     )
     return refiner, window
@@ -138,6 +143,22 @@ def _views(
         return whole_frame_views, whole_frame
     seen = landmarks if window is None else window.shift(landmarks, pixels)
     return AlignedViews(seen, random=preset.random_views), AlignedViews(landmarks).plain
+
+
+def _hold(
+    budget: VisibilityBudget,
+    landmarks: Tensor | None,
+    window: Window | None,
+    pixels: int,
+    pictures: int,
+) -> Hold:
+    if landmarks is None or pictures != 1:
+        raise FluxGuardError(
+            "What may be seen is bounded on one picture whose faces are known.",
+            "Protect pictures one by one, with a preset that looks at faces.",
+        )
+    seen = landmarks if window is None else window.shift(landmarks, pixels)
+    return lambda looks: budgets(looks, seen.to(looks), budget)
 
 
 def touched_pixels(

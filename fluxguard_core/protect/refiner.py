@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -12,12 +12,16 @@ from torch import Tensor
 
 from .engine import Descent, DescentSettings, Draw, OnStep, Term, Weight, descend
 from .gradients import gradients
+from .held import HeldLatentSpace
 from .identity import IdentityTerm
 from .optimisers import Adam
 from .perceptual import PerceptualDistance, PerceptualTerm
 from .spaces import Decode, LatentSpace
 from .views import Views
+from .visibility import Visibility
 from .weight import AdaptiveWeight
+
+Hold = Callable[[Tensor], Sequence[Visibility]]  # picture [1, 3, H, W] -> the budget over each face
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Refiner:
         region: where it may act, [1 or B, 1, h, w] in [0, 1]; None means everywhere (published).
         check: a second decoder that has the last word on every interval's result; where it disagrees about
             the goal, it replaces ``decode`` from then on (the fast preset's safeguard).
+        hold: budgets of what may be seen, from the unprotected picture; None leaves the picture free.
         further: terms beside the published two, and ``weights`` for them by name.
         on_step: called with each log entry and the decoded picture; may raise ``Interrupted``.
     """
@@ -107,6 +112,7 @@ class Refiner:
     settings: RefinerSettings = field(default_factory=RefinerSettings)
     region: Tensor | None = None
     check: Decode | None = None
+    hold: Hold | None = None
     further: Sequence[Term] = ()
     weights: dict[str, Weight] = field(default_factory=dict)
     on_step: OnStep | None = None
@@ -138,7 +144,7 @@ class Refiner:
             if not self.settings.keep_moments:
                 self._optimiser.reset()
             descent = descend(
-                space,
+                space if self.hold is None else self._held(space, branches, looks),
                 [self.identity, PerceptualTerm(self.perceptual(looks)), *self.further],
                 self._optimiser,
                 self.settings.descent,
@@ -169,6 +175,10 @@ class Refiner:
             jitter=jitter,
             generator=self._generator,
         )
+
+    def _held(self, space: LatentSpace, branches: Branches, looks: Tensor) -> HeldLatentSpace:
+        assert self.hold is not None
+        return HeldLatentSpace(space, branches.clean.detach().clone(), looks, self.hold(looks))
 
     def _draw(self) -> Draw:
         return Draw(self.views(self._generator), self._generator)

@@ -53,6 +53,14 @@ def test_the_tables_are_the_figures() -> None:
     assert samples.endswith("draws 99.1 % of its captions' attributes (20 captions)")
 
 
+def test_likeness_stands_in_the_table_where_it_was_measured() -> None:
+    look = {"psnr": 39.0, "haarpsi": 0.95, "shift": 6.0, "skin": 2.0, "spot": 4.0}
+    rows = [made(person, edit) for person in range(8) for edit in ("beard", "smile")]
+    assert "HaarPSI" not in markdown(figures(rows, None))
+    rows[:4] = [made(i // 2, edit, likeness=look) for i, edit in enumerate(["beard", "smile"] * 2)]
+    assert "HaarPSI of the face (4 edits) | 0.950 [0.950, 0.950] |" in markdown(figures(rows, None))
+
+
 def test_the_readme_has_these_tables() -> None:
     """The same rows and columns, whatever the numbers are."""
     rows = [made(person, edit) for person in range(2) for edit in ("beard", "smile")]

@@ -197,6 +197,7 @@ def test_table_names_what_was_measured_and_marks_the_aims() -> None:
         "recognisers": {"mini-ir": 0.99, "mini-vit": 0.94},
     }
     lines = table(figures).splitlines()
+    assert not any("HaarPSI" in text for text in lines)  # older logs hold no likeness
 
     def line(*words: str) -> str:
         return next(text for text in lines if all(word in text for word in words))
@@ -216,6 +217,17 @@ def test_table_names_what_was_measured_and_marks_the_aims() -> None:
     # All stay above the threshold here, so the share beats nothing; the cosine does beat noise.
     assert marks["mini-vit: share below, protected minus noise"] is False
     assert marks["mini-vit: cosine, protected minus noise"] is True
+
+
+def test_the_table_says_what_friends_see() -> None:
+    look = {"psnr": 39.0, "haarpsi": 0.95, "shift": 6.0, "skin": 2.7, "spot": 4.0}
+    rows = [dataclasses.replace(row, likeness=look) for row in everyone()]
+    rows[0] = dataclasses.replace(rows[0], likeness={**look, "haarpsi": 0.89})
+    lines = table({"preset": "default", "method": summary(rows)}).splitlines()
+    place = next(i for i, text in enumerate(lines) if "HaarPSI of the face" in text)
+    assert "at least 0.93" in lines[place] and lines[place].endswith("met")
+    assert "worst of 40 edits" in lines[place + 1] and lines[place + 1].endswith("missed")
+    assert next(text for text in lines if "skin, of 255" in text).endswith("missed")
 
 
 def test_only_what_was_never_looked_at_took_no_part() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fluxguard_core.backends.geometry import FLUX
 from fluxguard_core.evaluate.baselines import at_equal_ssim, blurred, noisy
+from fluxguard_core.evaluate.likeness import likeness
 from fluxguard_core.evaluate.quality import masked_psnr, ssim
 from fluxguard_core.evaluate.similarity import Recognition, Shot, measure
 from fluxguard_core.flow import Trajectory
@@ -127,7 +129,17 @@ def _row(models: Models, job: Job, outcome: Outcome, index: int, name: str) -> R
         protected={r.name: r.protected for r in found},
         noise={r.name: r.edited for r in rivals},
         blur={r.name: r.protected for r in rivals},
+        likeness=_likeness(job, edited, protected),
     )
+
+
+def _likeness(job: Job, edited: Tensor, protected: Tensor) -> dict[str, float] | None:
+    """What friends see of the protection; a picture that it left alone is 100 dB from itself."""
+    points = job.face.landmarks
+    if points is None:
+        return None
+    found = asdict(likeness(edited, protected, points))
+    return {**found, "psnr": min(found["psnr"], 100.0)}
 
 
 def edit_areas(mask: Tensor) -> dict[str, Tensor]:

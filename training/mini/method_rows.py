@@ -32,6 +32,7 @@ class Row:
     area (keys of `AREAS`; for the protected picture each area joined with what the protection may
     perturb); None where nothing lies outside. ``*_share``: the share of the picture's pixels that the
     PSNR rests on. ``edited``, ``protected``, ``noise``, ``blur``: cosines to the original by recogniser.
+    ``likeness``: figures of `evaluate.likeness` of the protected face beside the edited one; None in older logs.
     """
 
     portrait: int
@@ -48,6 +49,7 @@ class Row:
     protected: dict[str, float]
     noise: dict[str, float]
     blur: dict[str, float]
+    likeness: dict[str, float] | None = None
 
 
 def rounded(row: Row) -> Row:
@@ -91,7 +93,7 @@ def read_networks(log: Path, header: dict[str, Any], pictures: int) -> dict[str,
 
 def append_row(log: Path, header: dict[str, Any], row: Row) -> None:
     """Add a row, after the header where the log is new and in place of a last line that was cut."""
-    _append(log, header, asdict(row))
+    _append(log, header, {k: v for k, v in asdict(row).items() if v is not None})
 
 
 def append_networks(log: Path, header: dict[str, Any], figures: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from fluxguard_core.evaluate.statistics import clustered_mean, wilson
 from .method_rows import AREAS, Row
 
 RIVALS = ("edited", "noise", "blur")
+MORE_IS_CLOSER = ("psnr", "haarpsi")
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
             for area in AREAS
         },
         "ssim": mean(rows, [row.ssim for row in rows]),
+        "likeness": _likeness(rows),
         "matched_before": share(rows, [row in matched for row in rows]),
         "matched_edits": len(matched),
         "recognisers": {name: _recogniser(name, matched) for name in matched[0].thresholds},
@@ -83,6 +85,20 @@ def difference(rows: Sequence[Row], first: Sequence[bool], second: Sequence[bool
         unseen = wilson(0, people(rows)).high
         return [gaps[0], max(-1.0, gaps[0] - unseen), min(1.0, gaps[0] + unseen)]
     return mean(rows, gaps)
+
+
+def _likeness(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """By figure its mean and the worst edit's; None where fewer than two people were measured."""
+    known = [(row, row.likeness) for row in rows if row.likeness is not None]
+    those = [row for row, _ in known]
+    if people(those) < 2:
+        return None
+    found: dict[str, Any] = {"edits": len(known)}
+    for name in known[0][1]:
+        values = [figures[name] for _, figures in known]
+        worst = min(values) if name in MORE_IS_CLOSER else max(values)
+        found[name] = {"mean": mean(those, values), "worst": worst}
+    return found
 
 
 def _hits(rows: Sequence[Row], kind: str) -> list[float]:

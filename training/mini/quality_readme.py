@@ -13,6 +13,12 @@ EDITED = {
     "cells": "edit, PSNR outside the mask's latent cells of 8 pixels ({})",
     "ring": "edit, PSNR one more cell away ({})",
 }
+LOOKS = {
+    "psnr": "protected against edited, PSNR around the face, dB ({} edits)",
+    "haarpsi": "protected against edited, HaarPSI of the face ({} edits)",
+    "shift": "protected against edited, shift of 255 ({} edits)",
+    "skin": "protected against edited, skin of 255 ({} edits)",
+}
 PROTECTED = "protected, PSNR outside mask and face region ({} of the pixels)"
 
 
@@ -35,10 +41,22 @@ def _edits(method: dict[str, Any]) -> str:
     facts = method["protected_outside"]["mask"]
     rows.append((PROTECTED.format(f"{facts['pixels']:.0%}".replace("%", " %")), _decibels(facts)))
     rows.append(("protected against edited, SSIM", _interval(method["ssim"], 3)))
+    rows += _likeness(method["likeness"])
     matched = "edits that every recogniser still matches to the original"
     rows.append((matched, _share(method["matched_before"])))
     title = f"{method['edits']} edits of {method['people']} people"
     return _table([title, ""], rows)
+
+
+def _likeness(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What friends see, where the log holds it."""
+    if found is None:
+        return []
+    digits = {"psnr": 1, "haarpsi": 3, "shift": 1, "skin": 1}
+    return [
+        (words.format(found["edits"]), _interval(found[name]["mean"], digits[name]))
+        for name, words in LOOKS.items()
+    ]
 
 
 def _recognisers(method: dict[str, Any]) -> str:

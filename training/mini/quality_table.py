@@ -103,7 +103,26 @@ def _edits(method: dict[str, Any]) -> Iterator[Line]:
         "protected PSNR outside perturbed region,", method["protected_outside"], method["edits"]
     )
     yield Line("protected SSIM to the edit", method["ssim"], "at least", 0.90)
+    yield from _likeness(method["likeness"])
     yield Line("matched by every recogniser before", method["matched_before"], "at least", 0.80)
+
+
+# Means that leave the person plainly the same, the worst that any edit may show, and how a figure is called.
+_LOOKS: dict[str, tuple[str, Sense, float, float]] = {
+    "psnr": ("PSNR around the face, dB", "at least", 38.0, 36.0),
+    "haarpsi": ("HaarPSI of the face", "at least", 0.93, 0.90),
+    "shift": ("shift of the face, of 255", "at most", 8.0, 12.0),
+    "skin": ("skin, of 255", "at most", 2.6, 3.5),
+}
+
+
+def _likeness(found: dict[str, Any] | None) -> Iterator[Line]:
+    """What friends see of the protection; logs of before hold nothing of it."""
+    if found is None:
+        return
+    for name, (words, sense, middle, worst) in _LOOKS.items():
+        yield Line(f"protected, {words}", found[name]["mean"], sense, middle)
+        yield Line(f"  the worst of {found['edits']} edits", [found[name]["worst"]], sense, worst)
 
 
 def _outside(name: str, found: dict[str, Any], edits: int) -> Iterator[Line]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.evaluate.likeness import likeness
+from fluxguard_core.evaluate.likeness import Likeness, likeness
 from fluxguard_core.mini.faces import find_faces
 from fluxguard_core.mini.models import miniature
 from fluxguard_core.mini.portrait_spec import random_spec, with_attributes
@@ -31,10 +31,10 @@ def portrait(seed: int = 7) -> tuple[Tensor, Tensor]:
     return picture, points
 
 
-def held(look: object) -> bool:
+def held(look: Likeness) -> bool:
     """Within the default's bounds, but for what rounding moves."""
-    psnr, haarpsi = getattr(look, "psnr"), getattr(look, "haarpsi")
-    shift, skin = getattr(look, "shift"), getattr(look, "skin")
+    psnr, haarpsi = look.psnr, look.haarpsi
+    shift, skin = look.shift, look.skin
     return psnr >= 37.4 and haarpsi >= 0.918 and shift <= 8.2 and skin <= 2.6
 
 

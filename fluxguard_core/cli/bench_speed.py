@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..backends.flux import decode_latent, encode_image
@@ -26,6 +25,7 @@ from ..protect.run import protect_latent
 from ..recognition.encoder import FaceEncoder, Threshold
 from ..recognition.ensemble import Ensemble
 from ..recognition.identity import untargeted
+from ..resampling import bicubic
 
 SIZES = (256, 512)
 RECOGNISERS = ("mobile_face", "facenet", "iresnet50")  # 1.2, 23 and 44 million weights
@@ -101,7 +101,7 @@ def face_square(size: int) -> tuple[Tensor, Tensor]:
     """A square [1, 3, size, size] of smooth colour, and the five points of the face that fills it [5, 2]."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, 16, 16, generator=generator)
-    picture = F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
+    picture = bicubic(coarse, (size, size)).clamp(0, 1)
     points = (ARCFACE_TEMPLATE / 112 * 0.66 + 0.17) * size
     return (picture * 255).round() / 255, points
 

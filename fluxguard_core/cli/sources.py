@@ -42,6 +42,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def add_arguments(parser: Any) -> None:
     """Arguments that choose the models, the recognisers and the detector."""
     add_flux(parser)
+    parser.add_argument(
+        "--autoencoder",
+        metavar="FILE",
+        help="without words: vary this autoencoder's latent, too, not the pixels alone",
+    )
     faces = parser.add_argument_group("recognisers and detector")
     add_recognisers(faces)
     add_detector(faces, "yunet; the miniature's own")
@@ -62,11 +67,6 @@ def add_flux(parser: Any) -> None:
         "--vae", metavar="FILE", help="its autoencoder (ae.safetensors, TAESD layout)"
     )
     group.add_argument("--text-encoders", metavar="DIR", help="diffusers folder with CLIP and T5")
-    group.add_argument(
-        "--autoencoder",
-        metavar="FILE",
-        help="without words: vary this autoencoder's latent, too, not the pixels alone",
-    )
     group.add_argument("--tiny-vae", metavar="FILE", help="tiny autoencoder for --preset fast")
     group.add_argument(
         "--lora", metavar="FILE[:WEIGHT]", action="append", default=[], help="may be repeated"

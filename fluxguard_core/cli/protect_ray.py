@@ -123,7 +123,16 @@ class Worker:
 def _portable(args: argparse.Namespace) -> dict[str, Any]:
     """The options without what cannot travel; workers draw no bars, and start in another folder."""
     values = {k: v for k, v in vars(args).items() if k != "run"}
-    paths = ("photo", "output", "model", "transformer", "vae", "text_encoders", "tiny_vae", "autoencoder")
+    paths = (
+        "photo",
+        "output",
+        "model",
+        "transformer",
+        "vae",
+        "text_encoders",
+        "tiny_vae",
+        "autoencoder",
+    )
     for name in (*paths, "mask", "second", "points", "vgg", "lpips"):
         if values.get(name) and Path(values[name]).exists():
             values[name] = os.path.abspath(values[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from fluxguard_core.backends.flux_keys import flux_from_diffusers, flux_to_diffu
 from fluxguard_core.backends.flux_lora import add_lora
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.flow import VelocityFusion, flux_schedule, generate, invert
+from fluxguard_core.protect.engine import Descent
+from fluxguard_core.protect.refiner import Branches, Refined
+from fluxguard_core.protect.run import edit_and_protect
 
 from .golden import relative_error
 from .pipeline_folder import tiny_pipeline
@@ -275,3 +279,26 @@ def test_offloaded_weights_give_the_same_field_values_and_pictures(folder: Path)
     )
     assert torch.equal(ours.terminal, theirs.terminal) and len(ours.values) == len(theirs.values)
     assert torch.equal(stack.decode(latent), plain.decode(latent))
+
+
+def test_offloading_brings_the_transformer_back_once_an_attacked_interval(tmp_path: Path) -> None:
+    """What --offload costs, as help and docs say: accelerate takes a part off the card when the next one runs."""
+    pipeline, seen = tiny_pipeline(tmp_path), []
+    stack = from_pipeline(pipeline)
+    pipeline.transformer.register_forward_pre_hook(lambda *_: seen.append("T"))
+    stack.vae.decoder.register_forward_pre_hook(lambda *_: seen.append("V"))
+    latent = noise(1, 16, 4, 4)
+    trajectory = invert(stack.field("a face", 1.0), latent, flux_schedule(6, 4), value_intervals=0)
+    assert set(seen) == {"T"}  # an inversion moves it once
+    seen.clear()
+
+    def looking(branches: Branches) -> Refined:
+        for _ in range(5):  # iterates of one interval
+            stack.decode(branches.adversarial)
+        still = torch.zeros_like(branches.adversarial)
+        return Refined(branches.adversarial, Descent(still, ()))
+
+    edit = stack.field("a red face", 5.5)
+    edit_and_protect(edit, trajectory, (), looking, attacked_intervals=3)
+    turns = "".join(part for part, _ in itertools.groupby(seen))
+    assert turns == "TVTVTV" and seen.count("V") == 15

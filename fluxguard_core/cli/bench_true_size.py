@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import platform
@@ -57,7 +58,8 @@ def register(kinds: Any) -> None:
         "phases",
         help="released loop and ours by phase, recognisers and autoencoder of real sizes, random weights",
     )
-    phases.add_argument("--size", type=int, default=512)
+    phases.add_argument("--size", type=int, action="append", help="may be repeated (default: 512)")
+    phases.add_argument("--faces", type=int, action="append", help="may be repeated (default: 1)")
     phases.add_argument(
         "--layout", choices=list(LAYOUTS), default="tiny", help="of the transformer"
     )
@@ -139,24 +141,38 @@ def _row(row: dict[str, Any]) -> str:
 def run_phases(args: argparse.Namespace) -> int:
     """Handler of `fluxguard bench phases`: each loop in a process of its own, so that peaks do not mix."""
     spawn = multiprocessing.get_context("spawn")
-    table: dict[Loop, dict[Phase, Spent]] = {}
-    for loop in args.loop or ("released", "default", "fast"):
-        with spawn.Pool(1) as process:
-            given = (loop, args.layout, args.size, args.small, not args.in_turn, args.steps)
-            table[loop] = process.apply(timed_loop, given)
-        _tell(loop, table[loop], table.get("released"))
+    rows = []
+    for size, faces in itertools.product(args.size or [512], args.faces or [1]):
+        released: dict[Phase, Spent] | None = None
+        for loop in args.loop or ("released", "default", "fast"):
+            given = (loop, args.layout, size, faces, args.small, not args.in_turn, args.steps)
+            with spawn.Pool(1) as process:
+                spent = process.apply(timed_loop, given)
+            released = spent if loop == "released" else released
+            print(f"{loop}, {size} pixels, {faces} face{'s' * (faces > 1)}")
+            _tell(spent, None if loop == "released" else released)
+            rows.append(
+                {
+                    "loop": loop,
+                    "size": size,
+                    "faces": faces,
+                    "layout": args.layout,
+                    "phases": {name: asdict(part) for name, part in spent.items()},
+                }
+            )
     if args.json is not None:
-        document = {
-            "size": args.size,
-            "layout": args.layout,
-            "loops": {k: {n: asdict(p) for n, p in v.items()} for k, v in table.items()},
-        }
-        write_atomic(args.json, json.dumps(document, indent=1) + "\n")
+        write_atomic(args.json, json.dumps(rows, indent=1) + "\n")
     return 0
 
 
 def timed_loop(
-    loop: Loop, layout: Layout, size: int, small: bool, one_batch: bool, steps: int | None
+    loop: Loop,
+    layout: Layout,
+    size: int,
+    faces: int,
+    small: bool,
+    one_batch: bool,
+    steps: int | None,
 ) -> dict[Phase, Spent]:
     """One loop in this process."""
     device = _any_device()
@@ -169,15 +185,14 @@ def timed_loop(
         small=small,
         real_autoencoder=not small,
     )
-    job = random_job(models, size, with_steps(preset_of(loop), steps))
+    job = random_job(models, size, with_steps(preset_of(loop), steps), faces)
     return run_loop(models, job, loop, one_batch=one_batch)
 
 
-def _tell(loop: Loop, spent: dict[Phase, Spent], released: dict[Phase, Spent] | None) -> None:
-    print(f"{loop}")
+def _tell(spent: dict[Phase, Spent], released: dict[Phase, Spent] | None) -> None:
     for name, part in spent.items():
         against = ""
-        if released is not None and loop != "released" and released[name].seconds:
+        if released is not None:
             base = released[name]
             against = (
                 f"   {part.seconds / base.seconds:.2f} of the released loop's time, "

@@ -24,6 +24,11 @@ from .sources import recognisers
 
 def photo_bench(args: argparse.Namespace) -> tuple[Bench, list[Arm]]:
     """Bench and treatments of `--faces`."""
+    if not args.recogniser:
+        raise FluxGuardError(
+            "Photos are judged by recognisers that know photos.",
+            "Give two or more with ‹give recogniser› (see ‹run models list›).",
+        )
     attackable, always = recognisers(args.recogniser, args.hold_out)
     drawn = [e.name for e in (*attackable, *always) if e.world == "drawn"]
     if drawn:

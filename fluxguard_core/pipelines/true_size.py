@@ -170,16 +170,22 @@ def _filled(
     return model
 
 
-def random_job(models: Models, size: int, preset: Preset) -> Job:
-    """A noise picture [1, 3, size, size] with a face over half of it, to be edited everywhere."""
+def random_job(models: Models, size: int, preset: Preset, faces: int = 1) -> Job:
+    """A noise picture [1, 3, size, size] with faces side by side, together half of its width; a quarter is edited."""
     generator = torch.Generator().manual_seed(1)
     picture = torch.rand(1, 3, size, size, generator=generator).to(models.stack.device)
-    points = ((ARCFACE_TEMPLATE / 112 - 0.5) * 0.5 + 0.5) * size
     aim: Identity = photo(picture[0].flip(2)) if preset.name == "paper" else untargeted()
     mask = torch.zeros(1, 1, size, size)
     mask[..., size // 4 : size // 2, size // 4 : size // 2] = 1
-    box = (size / 4, size / 4, 3 * size / 4, 3 * size / 4)
-    return Job(picture, "a", "b", mask, Face(box, points, 1.0), aim, preset)
+    first, *others = (_face(size, number, faces) for number in range(faces))
+    return Job(picture, "a", "b", mask, first, aim, preset, tuple(others))
+
+
+def _face(size: int, number: int, faces: int) -> Face:
+    side = size / 2 / faces
+    left, top = size / 4 + number * side, size / 2 - side / 2
+    points = ARCFACE_TEMPLATE / 112 * side + torch.tensor([left, top])
+    return Face((left, top, left + side, top + side), points, 1.0)
 
 
 @dataclass(frozen=True)

@@ -266,3 +266,13 @@ def test_the_command_on_drawn_people(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "drawn people only" in text and "mini-vit, held out" in text
     assert (out / "evidence.csv").read_text().startswith("protocol,treatment,judge")
     assert main([*given[:2], "--people", "1", "-o", str(out)]) == 2
+
+
+def test_photos_need_recognisers_of_photos(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["bench", "verify", "--faces", str(tmp_path), "-o", str(tmp_path / "out")]
+    assert main(given) == 2 and "that know photos" in capsys.readouterr().err
+    drawn = "fluxguard_core/mini/weights/faces/fluxguard-mini-ir.safetensors"
+    file = Path(__file__).parents[2] / drawn
+    assert main([*given, "--recogniser", str(file)]) == 2

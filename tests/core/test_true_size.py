@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fluxguard_core.cli.bench_true_size import with_steps
 from fluxguard_core.cli.main import main
-from fluxguard_core.pipelines.phases import Meter, preset_of, run_loop
+from fluxguard_core.pipelines.phases import Loop, Meter, preset_of, run_loop
 from fluxguard_core.pipelines.true_size import (
     LAYOUTS,
     matrix_peak,
@@ -48,21 +49,14 @@ def test_fp8_weights_rest_in_eight_bits() -> None:
 
 def test_phases_add_up_and_the_released_loop_walks_both_branches() -> None:
     models = random_models("tiny", "float32", CPU, small=True)
-    for loop, evaluations in (("released", 100), ("fast", 30)):
-        preset = preset_of(loop)  # type: ignore[arg-type]
-        quick = random_job(models, 64, preset)
-        object.__setattr__(quick, "preset", _short(preset))
-        spent = run_loop(models, quick, loop)  # type: ignore[arg-type]
+    loops: dict[Loop, int] = {"released": 100, "fast": 30}
+    for loop, evaluations in loops.items():
+        preset = with_steps(preset_of(loop), 1)
+        spent = run_loop(models, random_job(models, 64, preset), loop)
         assert spent["generation"].evaluations == evaluations
         assert all(part.seconds > 0 for part in spent.values())
         assert spent["protection"].peak_bytes > 0
     assert preset_of("released") is PRESETS["paper"]
-
-
-def _short(preset: object) -> object:
-    from dataclasses import replace
-
-    return replace(preset, refiner=replace(preset.refiner, steps=1))  # type: ignore[type-var,attr-defined]
 
 
 def test_a_phase_within_a_phase_interrupts_it() -> None:
@@ -88,3 +82,12 @@ def test_a_row_for_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert len(lines) == 3 and lines[0].count("|") == lines[2].count("|") == 10
     (row,) = json.loads(out.read_text())
     assert row["size"] == 64 and row["phases"]["inversion"]["evaluations"] == 26
+
+
+def test_phases_by_size_and_faces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "phases.json"
+    given = ["--small", "--size", "64", "--faces", "2", "--steps", "1", "--loop", "fast"]
+    assert main(["bench", "phases", *given, "--json", str(out)]) == 0
+    assert "fast, 64 pixels, 2 faces" in capsys.readouterr().out
+    (row,) = json.loads(out.read_text())
+    assert row["faces"] == 2 and row["phases"]["generation"]["evaluations"] == 30

@@ -198,7 +198,7 @@ def test_a_busy_service_is_asked_again_later(name: str, busy: Reply, good: dict[
         ("facepp", (401, {"error_message": "AUTHENTICATION_ERROR: api_key"}, {}), "does not accept the key"),
         ("facepp", (400, {"error_message": "INVALID_IMAGE_SIZE: image_file1"}, {}), "too large"),
         ("aliyun", (400, {"Code": "SignatureDoesNotMatch", "Message": "x"}, {}), "does not accept the key"),
-        ("rekognition", (400, {"__type": "com.amazon#InvalidParameterException"}, {}), "no face"),
+        ("rekognition", (400, {"__type": "x#ImageTooLargeException"}, {}), "too large"),
         ("rekognition", (400, {"__type": "AccessDeniedException", "Message": "x"}, {}), "may not use"),
         ("rekognition", (418, {"__type": "Odd", "Message": "tea"}, {}), "Odd: tea"),
         ("aliyun", (200, {"Data": {}}, {}), "another form"),
@@ -208,6 +208,18 @@ def test_a_refusal_is_told_in_words_and_not_tried_again(name: str, reply: Reply,
     with serving(reply) as server, pytest.raises(FluxGuardError, match=told):
         client(name, server, []).compare(*PAIR)
     assert len(server.asked) == 1
+
+
+def test_a_picture_without_a_face_is_an_answer() -> None:
+    replies: dict[str, Reply] = {
+        "rekognition": (400, {"__type": "com.amazon#InvalidParameterException"}, {}),
+        "aliyun": (400, {"Code": "InvalidImage.NotFoundFace", "Message": "x"}, {}),
+        "facepp": (200, {k: v for k, v in FACEPP.items() if k != "confidence"}, {}),
+    }
+    for name, reply in replies.items():
+        with serving(reply) as server:
+            answer = client(name, server, []).compare(*PAIR)
+        assert answer is not None and answer.score is None and len(server.asked) == 1
 
 
 def test_a_service_that_stays_busy_is_left_after_five_tries() -> None:

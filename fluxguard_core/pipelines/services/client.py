@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...errors import FluxGuardError
-from .providers import Answer, Fault, Provider, Request
+from .providers import NO_FACE, Answer, Fault, Provider, Request
 
 Ask = Callable[[str], bool]
 """What would be sent -> whether the user agrees."""
@@ -40,6 +40,8 @@ class Client:
 
     def compare(self, first: tuple[str, bytes], second: tuple[str, bytes]) -> Answer | None:
         """Compare two pictures (what to call it, PNG); None where the user does not agree.
+
+        A picture in which the service finds no face is an answer without a score, not a refusal.
 
         Raises:
             FluxGuardError: the service refuses, or stays busy.
@@ -75,6 +77,8 @@ class Client:
             if status == 200 and not {"error_message", "Code", "__type"} & set(said):
                 return self._read(said)
             fault = self.provider.fault(status, said)
+            if self._told(fault) == NO_FACE:
+                return Answer(None)
             if not (fault.again or status == 429) or number == TRIES:
                 raise self._refused(fault, number)
             self.wait(retry or delay)
@@ -96,9 +100,13 @@ class Client:
             self.wait(rest)
         self._last = time.monotonic()
 
-    def _refused(self, fault: Fault, tries: int) -> FluxGuardError:
+    def _told(self, fault: Fault) -> str:
+        """A known code in plain words, or nothing."""
         known = (told for code, told in self.provider.words.items() if fault.code.startswith(code))
-        told = next(known, f"{self.provider.title} refused.")
+        return next(known, "")
+
+    def _refused(self, fault: Fault, tries: int) -> FluxGuardError:
+        told = self._told(fault) or f"{self.provider.title} refused."
         said = f"{fault.code}: {fault.message}" if fault.message else fault.code
         times = f" after {tries} tries" if tries > 1 else ""
         return FluxGuardError(f"{told} It said{times}: {said}")

@@ -79,7 +79,7 @@ class Provider:
 
 _KEY = "The service does not accept the key."
 _BUSY = "The service is busy or the account's rate is used up."
-_NO_FACE = "The service found no face in a picture."
+NO_FACE = "The service found no face in a picture."
 _LARGE = "A picture is too large for the service."
 _FORMAT = "The service cannot read a picture."
 
@@ -215,7 +215,7 @@ PROVIDERS: dict[str, Provider] = {
             "InvalidAccessKeyId": _KEY,
             "SignatureDoesNotMatch": _KEY,
             "Throttling": _BUSY,
-            "InvalidImage.NotFoundFace": _NO_FACE,
+            "InvalidImage.NotFoundFace": NO_FACE,
             "InvalidFile.Content": _FORMAT,
             "InvalidImage.Size": _LARGE,
         },
@@ -238,7 +238,7 @@ PROVIDERS: dict[str, Provider] = {
             "ProvisionedThroughputExceeded": _BUSY,
             "ImageTooLargeException": _LARGE,
             "InvalidImageFormatException": _FORMAT,
-            "InvalidParameterException": _NO_FACE,
+            "InvalidParameterException": NO_FACE,
         },
         place=("AWS_REGION", "us-east-1"),
     ),

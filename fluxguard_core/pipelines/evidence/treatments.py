@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from ...evaluate.transforms import Transform, blur, jpeg, noise, rescale
 from ...flow import flux_schedule
 from ...pictures.files import to_pillow
+from ...resampling import bicubic
 from ..models import Models
 from .bench import Subject
 
@@ -73,7 +73,7 @@ def cropped(share: float) -> Treatment:
         height, width = picture.shape[-2:]
         top, left = round(share * height), round(share * width)
         inside = picture[..., top : height - top, left : width - left]
-        grown = F.interpolate(inside, (height, width), mode="bicubic", antialias=True)
+        grown = bicubic(inside, (height, width))
         scale = torch.tensor([width / (width - 2 * left), height / (height - 2 * top)])
         moved = (points - torch.tensor([left, top]) + 0.5) * scale - 0.5
         return grown, moved

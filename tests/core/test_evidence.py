@@ -97,17 +97,17 @@ def test_one_log_serves_all_protocols_and_nothing_is_done_twice(
         "default", "ours", lambda case: (calls.append(case.subject.name), made_by(case))[1]
     )
     run = replace(run, arms={**run.arms, "default": counting})
-    run_protocol(run, PROTOCOLS["verify"], ["default", "pgd", "tip"])
+    run_protocol(run, PROTOCOLS["verify"], ["default", "tip"])
     for name in ("identify", "robust"):
         run_protocol(run, PROTOCOLS[name], ["default"])
     assert len(calls) == 4
     header, lines = read_log(tmp_path / "evidence.jsonl")
-    assert header["a"] == 1 and len([k for k in lines if k.startswith("made|")]) == 16
+    assert header["a"] == 1 and len([k for k in lines if k.startswith("made|")]) == 12
     with (tmp_path / "evidence.jsonl").open("a") as stream:
         stream.write('{"key":"verify|cut')
     again = Run(bench, run.arms, Log(tmp_path / "evidence.jsonl", {"a": 1}), lambda text: None)
     before = dict(again.log.lines)
-    run_protocol(again, PROTOCOLS["verify"], ["default", "pgd", "tip"])
+    run_protocol(again, PROTOCOLS["verify"], ["default", "tip"])
     assert len(calls) == 4 and before == again.log.lines == lines
     with pytest.raises(FluxGuardError, match="other a"):
         Log(tmp_path / "evidence.jsonl", {"a": 2})
@@ -118,14 +118,14 @@ def test_one_log_serves_all_protocols_and_nothing_is_done_twice(
     measures = {f.measure for f in found}
     assert {"match", "cos", "rank1", "rank5.target", "match@jpeg50", "match@adaptive"} <= measures
     summed, compared = estimates(found), leads(found, "default", ["cos"])
-    pooled = [e for e in summed if (e.arm, e.measure, e.judge) == ("pgd", "cos", "all")]
+    pooled = [e for e in summed if (e.arm, e.measure, e.judge) == ("tip", "cos", "all")]
     assert {e.column for e in pooled} == {"own", "ssim", "psnr", "likeness"}
     assert all(e.count == 8 and e.people == 4 for e in pooled)
-    assert {c.arm for c in compared} == {"unprotected", "pgd", "tip"}
+    assert {c.arm for c in compared} == {"unprotected", "tip"}
     text = page(
-        "T", summed, compared, arms={"pgd": "PGD <b>"}, treatments={}, columns={}, notes=["n"]
+        "T", summed, compared, arms={"tip": "TIP <b>"}, treatments={}, columns={}, notes=["n"]
     )
-    assert "PGD &lt;b&gt;" in text and "<svg" in text and "<script" not in text
+    assert "TIP &lt;b&gt;" in text and "<svg" in text and "<script" not in text
     assert len(csv_text(summed).splitlines()) == len(summed) + 1
 
 

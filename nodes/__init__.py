@@ -17,6 +17,8 @@ from .protection import LatentRefiner
 from .report import PrivacyReport
 from .results import KeepPhotoPixels
 from .sampling import TrajectoryStart
+from .shield_tester import ShieldTesterNode
+from .shields import ShieldAgainstCloning, ShieldAgainstEdits, ShieldAgainstTraining
 from .trajectory_files import LoadTrajectory, SaveTrajectory
 
 NODES: tuple[type[io.ComfyNode], ...] = (
@@ -36,6 +38,10 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     ProtectionOptionsNode,
     KeepPhotoPixels,
     PrivacyReport,
+    ShieldAgainstEdits,
+    ShieldAgainstTraining,
+    ShieldAgainstCloning,
+    ShieldTesterNode,
     LoadMiniTextEncoder,
     MiniPortrait,
     MiniFaceFinder,

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..faces.alignment import similarity_transform
 from ..faces.crops import arcface
 from ..protect.defended import Defended
-from ..protect.engine import Descent, DescentSettings, Draw, OnStep, Reading, Step, descend
+from ..protect.engine import Descent, DescentSettings, Draw, OnStep, Reading, Step, Stops, descend
 from ..protect.gradients import gradients
 from ..protect.identity import differentiable_ensemble
 from ..protect.optimisers import SignMomentum
@@ -139,6 +139,7 @@ def shield_cloning(
     *,
     seed: int = 0,
     on_step: OnStep | None = None,
+    stops: Stops = (),
 ) -> Defended:
     """Shield the faces of one picture against encoders that clone them.
 
@@ -146,6 +147,7 @@ def shield_cloning(
         picture: [1, 3, H, W] in [0, 1], on the grid of 1/255.
         landmarks: five points [N, 5, 2] of the faces to shield.
         ensemble: its attacked members are moved; held-out ones never run.
+        stops: what else than ``Interrupted`` means the user's wish to stop.
         on_step: progress; may raise ``Interrupted``, which keeps the best so far.
 
     Returns:
@@ -158,7 +160,9 @@ def shield_cloning(
         photo = picture.detach().clone()
         term = _encoder_term(ensemble, photo, views, shield.limit)
         space = FaceGridSpace(photo, landmarks.clone(), shield.budget, shield.grid, generator)
-        done = _descend(space, term, shield, lambda: Draw(views(generator), generator), on_step)
+        done = _descend(
+            space, term, shield, lambda: Draw(views(generator), generator), on_step, stops
+        )
         finished, settled = _rounded(space, done, term, Draw((views.plain,), generator))
         region = (space.change(torch.ones_like(done.variable)) > 0).any(1, keepdim=True).float()
     return Defended(finished, region, done.log, settled, done.interrupted is not None)
@@ -170,10 +174,11 @@ def _descend(
     shield: CloneShield,
     draw: Callable[[], Draw],
     on_step: OnStep | None,
+    stops: Stops,
 ) -> Descent:
     settings = DescentSettings(steps=shield.steps, keep_best=True, patience=2)
     optimiser = SignMomentum(shield.step_size, shield.momentum)
-    return descend(space, [term], optimiser, settings, draw=draw, on_step=on_step)
+    return descend(space, [term], optimiser, settings, draw=draw, on_step=on_step, stops=stops)
 
 
 def _encoder_term(

@@ -12,7 +12,17 @@ from torch import Tensor
 from ..errors import FluxGuardError
 from ..flow import flux_schedule, invert
 from ..protect.defended import Defended
-from ..protect.engine import Descent, DescentSettings, Draw, OnStep, Step, Term, Weight, descend
+from ..protect.engine import (
+    Descent,
+    DescentSettings,
+    Draw,
+    OnStep,
+    Step,
+    Stops,
+    Term,
+    Weight,
+    descend,
+)
 from ..protect.gradients import gradients
 from ..protect.optimisers import SignMomentum
 from ..protect.spaces import PixelSpace
@@ -108,6 +118,7 @@ def shield_edits(
     mask: Tensor | None = None,
     seed: int = 0,
     on_step: OnStep | None = None,
+    stops: Stops = (),
 ) -> Defended:
     """Shield a picture against edits.
 
@@ -116,6 +127,7 @@ def shield_edits(
         surrogate: the model whose edits are to be spoilt, at an edit that somebody may ask for; the dynamic prompt
             starts from that.
         mask: share of the budget that each pixel has, [1 or B, 1, H, W] in [0, 1].
+        stops: what else than ``Interrupted`` means the user's wish to stop.
         on_step: progress; may raise ``Interrupted``, which keeps what there is. ``Step.interval`` counts tiles.
 
     Raises:
@@ -143,7 +155,7 @@ def shield_edits(
             if interrupted or not bool(limits.any()):
                 continue
             told = _counted(on_step, number)
-            done = _descended(part, limits, surrogate, shield, generator, told)
+            done = _descended(part, limits, surrogate, shield, generator, told, stops)
             tile.cut(change).add_(weight * (done.variable - part))
             log += [replace(step, interval=number) for step in done.log]
             interrupted = done.interrupted is not None
@@ -169,6 +181,7 @@ def _descended(
     shield: EditShield,
     generator: torch.Generator,
     on_step: OnStep | None,
+    stops: Stops,
 ) -> Descent:
     terms, weights = _terms(shield, part, surrogate)
     return descend(
@@ -179,6 +192,7 @@ def _descended(
         draw=lambda: Draw(whole_frame_views(generator), generator),
         weights=weights,
         on_step=on_step,
+        stops=stops,
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import FluxGuardError
 from ..protect.defended import Defended
-from ..protect.engine import DescentSettings, Draw, OnStep, Reading, Step, Term, descend
+from ..protect.engine import DescentSettings, Draw, OnStep, Reading, Step, Stops, Term, descend
 from ..protect.gradients import gradients
 from ..protect.optimisers import SignMomentum
 from ..protect.spaces import PixelSpace
@@ -125,6 +125,7 @@ def shield_training(
     masks: Sequence[Tensor | None] | None = None,
     seed: int = 0,
     on_step: OnStep | None = None,
+    stops: Stops = (),
 ) -> list[Defended]:
     """Shield pictures of one person against personal training.
 
@@ -132,6 +133,7 @@ def shield_training(
         pictures: each [1, 3, H, W] in [0, 1], on the grid of 1/255; all that will be published together.
         surrogate: the model that somebody may train, at what a trainer would call the person.
         masks: for each picture the share of the budget that each pixel has, [1, 1, H, W].
+        stops: what else than ``Interrupted`` means the user's wish to stop.
         on_step: progress; ``Interrupted`` keeps what is there. The transformer is as before in every case.
 
     Returns:
@@ -176,6 +178,7 @@ def shield_training(
                     DescentSettings(steps=0 if interrupted else steps),
                     draw=lambda: Draw((), generator),
                     on_step=on_step,
+                    stops=stops,
                 )
                 now[i], interrupted = done.variable, interrupted or done.interrupted is not None
                 log[i] += [replace(step, interval=epoch) for step in done.log]

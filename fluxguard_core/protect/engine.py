@@ -126,6 +126,8 @@ class Step:
     interval: int = 0
 
 
+# Exceptions of whoever runs the networks that mean the user's wish to stop.
+Stops = tuple[type[BaseException], ...]
 # Called with each log entry and the picture it speaks of; may raise ``Interrupted``.
 OnStep = Callable[[Step, Tensor], None]
 
@@ -154,6 +156,7 @@ def descend(
     draw: Callable[[], Draw],
     weights: Mapping[str, Weight] | None = None,
     on_step: OnStep | None = None,
+    stops: Stops = (),
 ) -> Descent:
     """Minimise the weighted sum of ``terms`` over the pictures of ``space``.
 
@@ -161,6 +164,7 @@ def descend(
         draw: what the next evaluation looks at.
         weights: by term name; 1 where a term has none.
         on_step: raising ``Interrupted`` ends the descent with its best so far.
+        stops: exceptions that mean the same in the middle of an evaluation, whose own result is then lost.
 
     Raises:
         FluxGuardError: a loss or gradient is not finite, or stays zero before the goal is met.
@@ -175,9 +179,13 @@ def descend(
         for number in range(settings.iterates):
             started = time.perf_counter()
             last = number == settings.steps
-            seen = _evaluate(
-                space, variable, terms, weights, settings.draws, draw, gradient=not last
-            )
+            try:
+                seen = _evaluate(
+                    space, variable, terms, weights, settings.draws, draw, gradient=not last
+                )
+            except stops as stop:
+                interrupted = Interrupted(str(stop) or "Stopped by the user.")
+                break
             if settings.keep_best:
                 cost = _cost(seen.readings).to(best_cost)
                 better = cost < best_cost

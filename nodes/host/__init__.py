@@ -6,6 +6,16 @@ after guidance.
 
 from __future__ import annotations
 
+from .backward import (
+    INTERRUPTS,
+    DifferentiableField,
+    check_way_back,
+    differentiable_field,
+    exact_gradients,
+    listener,
+    reference_listener,
+    trainable_layers,
+)
 from .decoders import PictureDecoder, on_its_device, picture_decoder
 from .estimate import activation_bytes
 from .field import HostField, with_field
@@ -29,6 +39,8 @@ from .sampling import TrajectoryNoise, flow_sampler
 from .turns import OutOfMemory, Turns
 
 __all__ = [
+    "INTERRUPTS",
+    "DifferentiableField",
     "HostField",
     "OutOfMemory",
     "PictureDecoder",
@@ -38,12 +50,16 @@ __all__ = [
     "activation_bytes",
     "blocked",
     "check_conditioning",
+    "check_way_back",
+    "differentiable_field",
     "edit_patches",
+    "exact_gradients",
     "flow_sampler",
     "flux_layout",
     "fuse_velocities",
     "inject_values",
     "latent_preview",
+    "listener",
     "load_together",
     "managed",
     "model_world",
@@ -55,8 +71,10 @@ __all__ = [
     "picture_preview",
     "placed",
     "record_storage",
+    "reference_listener",
     "to_latent",
     "to_model_space",
+    "trainable_layers",
     "vae_world",
     "warn",
     "with_field",

@@ -37,6 +37,16 @@ class PictureDecoder:
         # The host's own post-processing works in place; a clone keeps the graph whole.
         return self.vae.process_output(decoded.float().clone())[:, :3].to(samples.device)
 
+    def encode(self, picture: Tensor) -> Tensor:
+        """Picture [B, 3, H, W] in [0, 1] of whole cells -> host latent [B, C, H/8, W/8], differentiable."""
+        place = _device(self.module)
+        given = self.vae.process_input(picture.to(place, self.vae.vae_dtype))
+        return self.module.encode(given).float().to(picture.device)
+
+    def bytes_to_encode(self, size: tuple[int, int]) -> int:
+        """Estimated working memory of an encode of (height, width) pixels with its way back."""
+        return int(_BACKWARD * self.vae.memory_used_encode((1, 3, *size), self.vae.vae_dtype))
+
     def bytes_needed(self, shape: Sequence[int], *, gradients: bool = True) -> int:
         """Estimated working memory of a decode [B, C, h, w], all pictures at once."""
         one = self.vae.memory_used_decode((1, *shape[1:]), self.vae.vae_dtype)

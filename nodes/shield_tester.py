@@ -14,10 +14,11 @@ from ..fluxguard_core.evaluate.shield_test import ShieldTester, side_by_side
 from ..fluxguard_core.recognition import Ensemble
 from . import host
 from .faces import Faces, points_by_picture
+from .given import to_picture
 from .node import Node
 from .people import load_recognisers
 from .shield_models import Asked
-from .wires import CATEGORY, EnsembleWire, faces_input, shown, to_image, to_picture
+from .wires import CATEGORY, EnsembleWire, faces_input, shown, to_image
 
 _SEEN = 8
 
@@ -84,10 +85,14 @@ class ShieldTesterNode(Node):
                 "Connect both ‹give edited_original› and ‹give edited_protected›, or neither.",
             )
         with host.ordinary_tensors():
-            before, after = (to_picture(x).cpu().clone() for x in (original, protected))
+            before = to_picture(original, "original").cpu().clone()
+            after = to_picture(protected, "protected").cpu().clone()
             edits = None
             if edited_original is not None and edited_protected is not None:
-                edits = [to_picture(x).cpu().clone() for x in (edited_original, edited_protected)]
+                edits = [
+                    to_picture(edited_original, "edited_original").cpu().clone(),
+                    to_picture(edited_protected, "edited_protected").cpu().clone(),
+                ]
             _alike(before, after, edits)
             points: list[Tensor] = [torch.empty(0, 5, 2)] * len(before)
             if ensemble is not None:

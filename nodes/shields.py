@@ -22,10 +22,11 @@ from ..fluxguard_core.protect.engine import Step
 from ..fluxguard_core.recognition import Ensemble
 from . import host
 from .faces import Faces, points_by_picture
+from .given import optional_masks, to_picture
 from .node import Node
 from .people import load_recognisers
 from .shield_models import Asked
-from .wires import CATEGORY, EnsembleWire, faces_input, seed_input, shown, to_image, to_picture
+from .wires import CATEGORY, EnsembleWire, faces_input, seed_input, shown, to_image
 
 SMOOTH = 0.5  # share of the budget on smooth skin, as the command line has it
 _SEEN = 8  # how much stronger the picture of the difference shows it
@@ -341,11 +342,11 @@ def _size(picture: Tensor) -> tuple[int, int]:
 
 def _mask_of(mask: Tensor | None, number: int, picture: Tensor) -> Tensor | None:
     """The mask of one picture [1, 1, H, W]."""
-    if mask is None:
-        return None
     with host.ordinary_tensors():
-        masks = mask.clone().float().cpu()
-        one = masks[number if len(masks) > 1 else 0][None, None]
+        masks = optional_masks(mask)
+        if masks is None:
+            return None
+        one = masks.clone().cpu()[number if len(masks) > 1 else 0][None]
     if one.shape[-2:] != picture.shape[-2:]:
         raise FluxGuardError(
             f"The mask is {one.shape[-1]} x {one.shape[-2]} pixels, the picture {picture.shape[-1]} x "
@@ -379,7 +380,8 @@ def _output(
         difference = to_image((0.5 + _SEEN * (after - before)).clamp(0, 1))
         result = to_image(after)
         if image.shape[-1] == 4:
-            result = torch.cat([result, image[..., 3:].cpu().clone()], -1)
+            alpha = image.reshape(-1, *image.shape[-3:])[..., 3:].cpu().clone().float()
+            result = torch.cat([result, alpha], -1)
         lines = [heading]
         for number, one in enumerate(pictures):
             face = None if points is None else points[number]

@@ -32,6 +32,7 @@ from . import (
     bench_faces,
     bench_photo,
     bench_service,
+    bench_shields,
     bench_speed,
     bench_true_size,
 )
@@ -69,6 +70,7 @@ def register(subparsers: Any) -> None:
     bench_photo.register(kinds)
     bench_evidence.register(kinds)
     bench_service.register(kinds)
+    bench_shields.register(kinds)
     bench_speed.register(kinds)
     bench_true_size.register(kinds)
 

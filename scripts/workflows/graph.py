@@ -29,6 +29,10 @@ _SHOWS = {
     "FluxGuard_LatentRefiner": 150,
     "FluxGuard_ProtectLatent": 150,
     "FluxGuard_PrivacyReport": 420,
+    "FluxGuard_ShieldEdits": 320,
+    "FluxGuard_ShieldTraining": 320,
+    "FluxGuard_ShieldCloning": 320,
+    "FluxGuard_ShieldTester": 420,
 }
 Link = tuple[int, str]
 SOCKET = 0  # origin of links that come from a subgraph's inputs

@@ -19,6 +19,7 @@ from .stages import (
     prompts,
     protected_face,
     recognisers,
+    redrawn,
     refined,
     reported,
     start,
@@ -138,6 +139,69 @@ def start_here(flow: Flow, mini: bool) -> None:
     reported(flow, stage, (image, edited, protected), ensemble)
 
 
+def shield_edits(flow: Flow, mini: bool) -> None:
+    """A picture shielded against edits, and what an editor makes of it and of the original."""
+    stage = start(flow, mini)
+    flow.stage("3 · Shield")
+    links = {"image": stage.image, "vae": stage.vae}
+    shield = flow.node("FluxGuard_ShieldEdits", links, preset="fast")
+    shielded: Link = shield, "image"
+    flow.node("SaveImage", {"images": shielded}, "Shielded", filename_prefix="fluxguard/shielded")
+    flow.stage("4 · Somebody's edit, of both")
+    _, target, _ = prompts(stage)
+    prompt = flow.node("CLIPTextEncode", {"clip": stage.clip}, "Somebody's prompt", text=target)
+    asked = (prompt, "CONDITIONING")
+    guided: Link = flow.node("FluxGuidance", {"conditioning": asked}, guidance=2.5), "CONDITIONING"
+    edits = [
+        redrawn(flow, stage, image, guided, title)
+        for image, title in (
+            (stage.image, "Edit of the original"),
+            (shielded, "Edit of the shielded"),
+        )
+    ]
+    flow.stage("5 · Did it work?")
+    links = {
+        "original": stage.image,
+        "protected": shielded,
+        "edited_original": edits[0],
+        "edited_protected": edits[1],
+        "vae": stage.vae,
+    }
+    flow.node("FluxGuard_ShieldTester", links)
+
+
+def shield_person(flow: Flow, mini: bool) -> None:
+    """A person shielded against training first, and then against cloning."""
+    stage = start(flow, mini)
+    flow.stage("3 · Against training")
+    words = "a person" if mini else "a photo of sks person"
+    prompt = flow.node(
+        "CLIPTextEncode", {"clip": stage.clip}, "What a trainer calls it", text=words
+    )
+    links = {
+        "image": stage.image,
+        "vae": stage.vae,
+        "model": stage.model,
+        "positive": (prompt, "CONDITIONING"),
+    }
+    first = flow.node("FluxGuard_ShieldTraining", links, preset="light", rounds=4 if mini else 30)
+    flow.stage("4 · Against cloning")
+    ensemble = recognisers(flow, mini)
+    links = {"image": (first, "image"), "ensemble": ensemble, "faces": stage.faces}
+    second = flow.node("FluxGuard_ShieldCloning", links, steps=40 if mini else 150)
+    shielded: Link = second, "image"
+    flow.node("SaveImage", {"images": shielded}, "Shielded", filename_prefix="fluxguard/shielded")
+    flow.stage("5 · Did it work?")
+    links = {
+        "original": stage.image,
+        "protected": shielded,
+        "vae": stage.vae,
+        "ensemble": ensemble,
+        "faces": stage.faces,
+    }
+    flow.node("FluxGuard_ShieldTester", links)
+
+
 GRAPHS: dict[str, Callable[[Flow, bool], Any]] = {
     "1-start-here": start_here,
     "edit-and-protect": edit_and_protect,
@@ -146,5 +210,7 @@ GRAPHS: dict[str, Callable[[Flow, bool], Any]] = {
     "protect-existing": protect_existing,
     "many-prompts": many_prompts,
     "batch": lambda flow, mini: edit_and_protect(flow, mini, count=2),
+    "shield-edits": shield_edits,
+    "shield-person": shield_person,
     "paper": lambda flow, mini: edit_and_protect(flow, mini, preset="paper"),
 }

@@ -286,6 +286,32 @@ def stock_sampler(flow: Flow, stage: Stage, change: Edit, target: str) -> tuple[
     return sampled, prompt
 
 
+def redrawn(flow: Flow, stage: Stage, image: Link, guided: Link, title: str) -> Link:
+    """A picture half drawn anew by the stock sampler, as anybody may do it."""
+    latent = flow.node("VAEEncode", {"pixels": image, "vae": stage.vae})
+    sampled = flow.node(
+        "KSampler",
+        {
+            "model": stage.model,
+            "positive": guided,
+            "negative": guided,
+            "latent_image": (latent, "LATENT"),
+        },
+        seed=1,
+        steps=12 if stage.mini else 25,
+        cfg=1.0,
+        sampler_name="euler",
+        scheduler="simple",
+        denoise=0.6,
+    )
+    decoded: Link = (
+        flow.node("VAEDecode", {"samples": (sampled, "LATENT"), "vae": stage.vae}),
+        "IMAGE",
+    )
+    flow.node("PreviewImage", {"images": decoded}, title, below=decoded[0])
+    return decoded
+
+
 def protected_face(flow: Flow, stage: Stage, who: tuple[Link, Link]) -> tuple[Link, int]:
     """Encode, protect, decode, and paste the face back; the picture and the protecting node."""
     latent = flow.node("VAEEncode", {"pixels": stage.image, "vae": stage.vae})

@@ -1,0 +1,159 @@
+"""`fluxguard bench shields`: the shields against edits on the miniature, against attackers that really run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backends.flux import decode_latent, encode_image
+from ..defences.edits import EDIT_SHIELDS, EditShield, shield_edits, with_strength
+from ..defences.surrogates import surrogate
+from ..evaluate.quality import eight_bit, psnr, ssim
+from ..evaluate.shield_rows import CLEAN, Cell, append, read, table
+from ..evaluate.transforms import Transform, autoencoder, blur, jpeg, rescale
+
+BASELINE = "PGD"
+_TERMS = EDIT_SHIELDS["strong"]
+ARMS: dict[str, EditShield | None] = {
+    CLEAN: None,
+    "noise": None,
+    "encoder PGD": EditShield("encoder PGD", flat=False),
+    BASELINE: replace(_TERMS, name=BASELINE, flat=False, dynamic=False),
+    "+ FDM": replace(_TERMS, name="+ FDM", dynamic=False),
+    "+ DPD": replace(_TERMS, name="+ DPD", flat=False),
+    "+ both": replace(_TERMS, name="+ both"),
+}
+"""What is compared at equal budget and equal steps: all but the first three ask the trajectory and the autoencoder."""
+
+
+def register(kinds: Any) -> None:
+    """Add `bench shields`."""
+    parser = kinds.add_parser(
+        "shields",
+        help="shields against edits on the miniature, against editors that run",
+        description="Shields drawn portraits of people that no network was trained on, edits both, and compares the "
+        "edits. A run that was stopped goes on where it was.",
+    )
+    parser.add_argument("--people", type=int, default=12)
+    parser.add_argument(
+        "--budget", type=int, action="append", help="of 255, may be repeated (default: 8)"
+    )
+    parser.add_argument(
+        "--arm", action="append", choices=ARMS, help="may be repeated (default: all)"
+    )
+    parser.add_argument("--steps", type=int, default=40, help="of every arm (default: %(default)s)")
+    parser.add_argument(
+        "--second", type=Path, metavar="DIR", help="the second editor, which no shield sees"
+    )
+    parser.add_argument(
+        "--shared",
+        action="store_true",
+        help="attack after JPEG 75, half size, blur and a round trip, too",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Handle `bench shields`."""
+    from ..mini.attackers import attackers, second_editor
+    from ..mini.models import use_one_thread
+    from ..mini.world import load_stack
+
+    use_one_thread()
+    stack = load_stack()
+    edits = attackers(stack)
+    unseen = None if args.second is None else second_editor(args.second)
+    if unseen is not None:
+        edits |= attackers(unseen, "second editor, ")
+    bench = _Bench(args.steps, edits, _shared(stack, everything=args.shared))
+    args.output.mkdir(parents=True, exist_ok=True)
+    log = args.output / "shields.jsonl"
+    for person, budget, arm in _cells(args):
+        known = {(c.person, c.budget, c.arm) for c in read(log)}
+        if (person, budget, arm) not in known:
+            append(log, bench.cells(stack, person, arm, budget))
+            print(f"person {person}, {budget} of 255, {arm}", flush=True)
+    told = table(read(log), BASELINE)
+    (args.output / "shields.md").write_text(told + "\n", encoding="utf-8")
+    print(told)
+    return 0
+
+
+def _cells(args: argparse.Namespace) -> Iterator[tuple[int, int, str]]:
+    for person in range(args.people):
+        for budget in args.budget or [8]:
+            for arm in args.arm or ARMS:
+                yield person, budget, arm
+
+
+def _shared(stack: Any, *, everything: bool) -> Mapping[str, Transform | None]:
+    """What happens to a picture before it is edited."""
+    found: dict[str, Transform | None] = {"as it is": None}
+    if everything:
+        again = autoencoder(
+            lambda x: encode_image(stack.vae, x), lambda z: decode_latent(stack.vae, z)
+        )
+        found |= {one.label: one for one in (jpeg(75), rescale(0.5), blur(1.0), again)}
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    steps: int
+    edits: Mapping[str, Callable[[Tensor, Any], Tensor]]
+    shared: Mapping[str, Transform | None]
+
+    def cells(self, stack: Any, person: int, arm: str, budget: int) -> list[Cell]:
+        """Every attacker and sharing on one person's shielded picture."""
+        from ..mini.attackers import person as portrait
+        from ..mini.attackers import wish_for
+        from ..mini.faces import classify_attributes
+        from ..mini.models import encoder_features
+        from ..mini.renderer import render
+
+        picture = eight_bit(render(portrait(person)).image[None])
+        wish, features = wish_for(picture, person), encoder_features(stack.vae)
+        shielded = self.shielded(stack, picture, arm, budget, person)
+        found = []
+        for shared, change in self.shared.items():
+            before, after = (x if change is None else change(x) for x in (picture, shielded))
+            for attacker, edit in self.edits.items():
+                one, other = edit(before, wish), edit(after, wish)
+                with torch.no_grad():
+                    apart = (features(other) - features(one)).square().mean()
+                shows = classify_attributes(other)[0][wish.attribute] == wish.value
+                found.append(
+                    Cell(
+                        person=person,
+                        arm=arm,
+                        budget=budget,
+                        attacker=attacker,
+                        shared=shared,
+                        psnr=min(99.0, psnr(other, one)),
+                        ssim=ssim(other, one),
+                        features=float(apart),
+                        success=shows,
+                        visible=min(99.0, psnr(shielded, picture)),
+                    )
+                )
+        return found
+
+    def shielded(self, stack: Any, picture: Tensor, arm: str, budget: int, seed: int) -> Tensor:
+        """The picture under one arm."""
+        shield = ARMS[arm]
+        if arm == CLEAN:
+            return picture
+        if shield is None:
+            generator = torch.Generator().manual_seed(seed)
+            signs = torch.rand(picture.shape, generator=generator).sub(0.5).sign()
+            return eight_bit(picture + budget / 255 * signs)
+        shield = replace(with_strength(shield, budget / 255), steps=self.steps)
+        # Nobody knows what will be asked: the shield is asked with the empty prompt.
+        return shield_edits(picture, surrogate(stack), shield, seed=seed).picture

@@ -1,0 +1,102 @@
+"""Rows of the shields' bench: cells by person, arm and budget; means and paired differences over people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .statistics import Interval, bootstrap_mean, paired
+
+CLEAN = "unprotected"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attacker on one person's picture, shielded by one arm at one budget.
+
+    Args:
+        shared: what happened to the picture before the attack.
+        psnr, ssim: of the edit of the shielded picture against the edit of the original; lower is a stronger shield.
+        features: mean squared distance of the two edits in the autoencoder's own features; higher is stronger.
+        success: whether the attribute that was asked for shows in the edit of the shielded picture.
+        visible: PSNR of the shielded picture against the original.
+    """
+
+    person: int
+    arm: str
+    budget: int
+    attacker: str
+    shared: str
+    psnr: float
+    ssim: float
+    features: float
+    success: bool
+    visible: float
+
+
+def append(path: Path, cells: Iterable[Cell]) -> None:
+    """Add cells to the log, so that a stopped run goes on where it was."""
+    with path.open("a", encoding="utf-8") as file:
+        for cell in cells:
+            file.write(json.dumps(asdict(cell)) + "\n")
+
+
+def read(path: Path) -> list[Cell]:
+    """The log's cells; none where there is no log yet."""
+    if not path.is_file():
+        return []
+    return [Cell(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def table(cells: Sequence[Cell], baseline: str) -> str:
+    """A Markdown table by attacker, sharing, budget and arm; paired differences of SSIM to ``baseline``."""
+    lines = [
+        "| attacker | shared | budget | arm | people | PSNR of edits, dB | SSIM of edits | features | asked for shows "
+        f"| SSIM against {baseline} | visible, dB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    keys = dict.fromkeys((c.attacker, c.shared, c.budget, c.arm) for c in cells)
+    for attacker, shared, budget, arm in keys:
+        group = _of(cells, attacker, shared, budget, arm)
+        other = {c.person: c.ssim for c in _of(cells, attacker, shared, budget, baseline)}
+        both = [(c.ssim, other[c.person]) for c in group if c.person in other]
+        against = "" if arm == baseline or len(both) < 2 else _difference(both)
+        shows = sum(c.success for c in group)
+        parts = [
+            attacker,
+            shared,
+            str(budget),
+            arm,
+            str(len(group)),
+            _mean([c.psnr for c in group], 1),
+            _mean([c.ssim for c in group], 3),
+            _mean([c.features for c in group], 3),
+            f"{shows} of {len(group)}",
+            against,
+            _mean([min(c.visible, 99.0) for c in group], 1),
+        ]
+        lines.append("| " + " | ".join(parts) + " |")
+    return "\n".join(lines)
+
+
+def _of(cells: Sequence[Cell], attacker: str, shared: str, budget: int, arm: str) -> list[Cell]:
+    wanted = (attacker, shared, budget, arm)
+    return [c for c in cells if (c.attacker, c.shared, c.budget, c.arm) == wanted]
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.{digits}f}" if values else ""
+    return _told(bootstrap_mean(values), digits)
+
+
+def _difference(both: Sequence[tuple[float, float]]) -> str:
+    first, second = zip(*both, strict=True)
+    return _told(paired(first, second).difference, 3)
+
+
+def _told(interval: Interval, digits: int) -> str:
+    value, low, high = (f"{x:.{digits}f}" for x in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]"

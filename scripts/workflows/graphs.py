@@ -144,7 +144,7 @@ def shield_edits(flow: Flow, mini: bool) -> None:
     stage = start(flow, mini)
     flow.stage("3 · Shield")
     links = {"image": stage.image, "vae": stage.vae}
-    shield = flow.node("FluxGuard_ShieldEdits", links, preset="fast")
+    shield = flow.node("FluxGuard_ShieldEdits", links, preset="fast", steps=12 if mini else 0)
     shielded: Link = shield, "image"
     flow.node("SaveImage", {"images": shielded}, "Shielded", filename_prefix="fluxguard/shielded")
     flow.stage("4 · Somebody's edit, of both")
@@ -184,11 +184,11 @@ def shield_person(flow: Flow, mini: bool) -> None:
         "model": stage.model,
         "positive": (prompt, "CONDITIONING"),
     }
-    first = flow.node("FluxGuard_ShieldTraining", links, preset="light", rounds=4 if mini else 30)
+    first = flow.node("FluxGuard_ShieldTraining", links, preset="light", rounds=2 if mini else 30)
     flow.stage("4 · Against cloning")
     ensemble = recognisers(flow, mini)
     links = {"image": (first, "image"), "ensemble": ensemble, "faces": stage.faces}
-    second = flow.node("FluxGuard_ShieldCloning", links, steps=40 if mini else 150)
+    second = flow.node("FluxGuard_ShieldCloning", links, steps=20 if mini else 150)
     shielded: Link = second, "image"
     flow.node("SaveImage", {"images": shielded}, "Shielded", filename_prefix="fluxguard/shielded")
     flow.stage("5 · Did it work?")

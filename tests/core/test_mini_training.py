@@ -263,3 +263,22 @@ def test_an_interrupted_cache_continues(tmp_path: Path) -> None:
     build_cache(tmp_path, plan, workers=1)
     assert (folder / "images.u8").read_bytes() == whole
     assert len(open_cache(tmp_path, plan).images) == 2
+
+
+def test_a_second_editor_is_another_network_and_stays_outside_the_package(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from training.mini.anatomy import PACKAGED, SECOND
+    from training.mini.handover import earlier, hand_over
+    from training.mini.training import TrainPlan
+
+    sizes = [
+        sum(p.numel() for p in new_model(0, 4, anatomy).transformer.parameters())
+        for anatomy in (PACKAGED, SECOND)
+    ]
+    assert sizes[1] < 0.4 * sizes[0]
+    plan = TrainPlan(steps=1, out=tmp_path, cache=tmp_path, anatomy=SECOND)
+    with pytest.raises(FluxGuardError, match="no fluxguard-second-vae"):
+        earlier("vae", plan)
+    hand_over(tmp_path / "fluxguard-second-vae.safetensors", "vae")
+    assert "no part of the package" in capsys.readouterr().out

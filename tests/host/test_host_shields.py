@@ -31,7 +31,7 @@ def test_gradients_are_exact_and_the_model_stays(installation: tuple[Path, Path]
 def test_shield_edits(server: Server) -> None:
     graph = graph_of("shield-edits")
     node = find(graph, "FluxGuard_ShieldEdits")
-    graph[node]["inputs"]["steps"] = 15
+    graph[node]["inputs"]["steps"] = 6
     outcome = server.result(graph)
     before, after = original(graph), pictures(server, outcome, find(graph, "SaveImage"))
     change = 255 * (after - (before * 255).round() / 255)
@@ -48,7 +48,7 @@ def _tester(graph: dict[str, Any]) -> str:
 def test_shield_person(server: Server) -> None:
     graph = graph_of("shield-person")
     graph[find(graph, "FluxGuard_ShieldTraining")]["inputs"]["rounds"] = 1
-    graph[find(graph, "FluxGuard_ShieldCloning")]["inputs"]["steps"] = 15
+    graph[find(graph, "FluxGuard_ShieldCloning")]["inputs"]["steps"] = 6
     outcome = server.result(graph)
     before, after = original(graph), pictures(server, outcome, find(graph, "SaveImage"))
     change = (255 * (after - (before * 255).round() / 255)).abs()

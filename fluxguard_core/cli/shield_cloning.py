@@ -116,12 +116,10 @@ def recognised(
     """What each recogniser still sees of the photo's own faces: the highest similarity over them."""
     rows = []
     for encoder in ensemble.members:
-        place = next(encoder.network.parameters()).device
-        shots = (
-            encoder(align(x.expand(len(faces), -1, -1, -1), faces, encoder.crop).to(place))
+        one, other = (
+            encoder(align(x.expand(len(faces), -1, -1, -1), faces, encoder.crop))
             for x in (before, after)
         )
-        one, other = shots
         rows.append(
             {
                 "name": encoder.name,

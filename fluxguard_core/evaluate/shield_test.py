@@ -182,8 +182,7 @@ class ShieldTester:
         where = points.reshape(1, 5, 2).float()
 
         def embedded(encoder: FaceEncoder, picture: Tensor) -> Tensor:
-            place = next(encoder.network.parameters()).device
-            return encoder(align(picture, where, encoder.crop).to(place))[0]
+            return encoder(align(picture, where, encoder.crop))[0]
 
         rows = []
         for encoder in self.ensemble.members:

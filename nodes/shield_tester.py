@@ -19,6 +19,7 @@ from .node import Node
 from .people import load_recognisers
 from .shield_models import Asked
 from .wires import CATEGORY, EnsembleWire, faces_input, shown, to_image
+from .worlds import check_pictures, face_finder, recognisers
 
 _SEEN = 8
 
@@ -97,6 +98,8 @@ class ShieldTesterNode(Node):
             points: list[Tensor] = [torch.empty(0, 5, 2)] * len(before)
             if ensemble is not None:
                 points = points_by_picture(faces, before)
+                knowers = [*face_finder(faces), *recognisers(ensemble.members)]
+                check_pictures(before, points, knowers)
                 load_recognisers(ensemble)
             encode = {}
             if vae is not None:

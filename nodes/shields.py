@@ -27,6 +27,7 @@ from .node import Node
 from .people import load_recognisers
 from .shield_models import Asked
 from .wires import CATEGORY, EnsembleWire, faces_input, seed_input, shown, to_image
+from .worlds import check_pictures, face_finder, model_knower, recognisers, vae_knower
 
 SMOOTH = 0.5  # share of the budget on smooth skin, as the command line has it
 _SEEN = 8  # how much stronger the picture of the difference shows it
@@ -127,6 +128,7 @@ class ShieldAgainstEdits(Node):
         shield = with_strength(EDIT_SHIELDS[preset], budget / 255)
         shield = replace(shield, steps=steps or shield.steps, smooth=SMOOTH)
         pictures = _pictures(image)
+        _check_worlds(pictures, vae, model)
         total = [len(shield.tiles(_size(one))) * shield.steps for one in pictures]
         watch = _Watch(host.Progress(sum(total)))
         host.notice(_cost(edit_passes(shield, _size(pictures[0])), len(pictures)))
@@ -203,6 +205,7 @@ class ShieldAgainstTraining(Node):
     ) -> io.NodeOutput:
         shield = _training(preset, budget, rounds)
         pictures = _pictures(image)
+        _check_worlds(pictures, vae, model)
         watch = _Watch(host.Progress(shield.steps * len(pictures)))
         host.notice(_cost(training_passes(shield, len(pictures)), len(pictures)))
 
@@ -288,7 +291,9 @@ class ShieldAgainstCloning(Node):
         )
         with host.ordinary_tensors():
             pictures = _pictures(image)
-            found = points_by_picture(faces, torch.cat(pictures))
+            together = torch.cat(pictures)
+            found = points_by_picture(faces, together)
+            check_pictures(together, found, [*face_finder(faces), *recognisers(ensemble.members)])
         watch = _Watch(host.Progress(steps * len(pictures)))
         load_recognisers(ensemble)
         done = []
@@ -334,6 +339,12 @@ def _pictures(image: Tensor) -> list[Tensor]:
     """Pictures [1, 3, H, W] on the grid of 1/255, ordinary tensors."""
     with host.ordinary_tensors():
         return list(eight_bit(to_picture(image).clone().cpu()).split(1))
+
+
+def _check_worlds(pictures: list[Tensor], vae: Any, model: Any) -> None:
+    """WrongWorld where VAE or MODEL knows only faces of another kind than the pictures show."""
+    knowers = [vae_knower(vae), *([] if model is None else [model_knower(model)])]
+    check_pictures(torch.cat(pictures), [None] * len(pictures), knowers)
 
 
 def _size(picture: Tensor) -> tuple[int, int]:

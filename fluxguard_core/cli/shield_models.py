@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ..backends.flux import DiffusersModel
 from ..backends.flux_files import load_vae
 from ..defences.surrogates import Encode, Surrogate, autoencoder_alone, surrogate
 from ..errors import FluxGuardError
+from ..worlds import known_by
 from .sources import best_device, flux_stack, is_miniature
 from .world_gate import check_world
 
 
 def is_drawn(args: argparse.Namespace) -> bool:
-    """Whether the built-in miniature is asked, which knows drawn portraits only."""
-    return is_miniature(args) and getattr(args, "autoencoder", None) is None
+    """Whether the miniature, or its autoencoder alone, is asked: both know drawn portraits only."""
+    given = getattr(args, "autoencoder", None)
+    return is_miniature(args) if given is None else known_by(_autoencoder(given)) == "drawn"
+
+
+@lru_cache(maxsize=1)
+def _autoencoder(path: str) -> DiffusersModel:
+    return load_vae(path, torch.float32)
 
 
 def load_surrogate(args: argparse.Namespace, prompt: str) -> Surrogate:
     """The model that the arguments name, at a prompt."""
     device = args.device or best_device()
     if getattr(args, "autoencoder", None) is not None:
-        vae = load_vae(args.autoencoder, torch.float32).to(device)
+        vae = _autoencoder(args.autoencoder).to(device)
         return autoencoder_alone(vae, torch.device(device))
     if is_miniature(args):
         from ..mini.models import use_one_thread

@@ -23,6 +23,7 @@ from fluxguard_core.defences.surrogates import surrogate
 from fluxguard_core.defences.training import TRAINING_SHIELDS, shield_training
 from fluxguard_core.mini.portrait_spec import random_spec
 from fluxguard_core.mini.renderer import render
+from fluxguard_core.mini.world import weights_path
 from fluxguard_core.pictures.files import read_picture, write_png
 from fluxguard_core.recognition.backbones.mobilefacenet import MobileFaceNet
 
@@ -118,6 +119,9 @@ def test_the_miniature_never_shields_a_photo_but_an_autoencoder_does(
     for kind in ("edits", "training", "cloning"):
         assert main(["shield", kind, str(source), "-o", str(out), "--detector", "frame"]) == 2
         assert "drawn portrait" in capsys.readouterr().err and not out.exists()
+    drawn = ["shield", "edits", str(source), "-o", str(out), "--autoencoder"]
+    assert main([*drawn, str(weights_path("vae")), "--detector", "frame"]) == 2
+    assert "drawn portrait" in capsys.readouterr().err and not out.exists()
     given = ["shield", "edits", str(source), "-o", str(out), "--quiet", "--steps", "6"]
     given += ["--autoencoder", str(autoencoder), "--budget", "12", "--even", "--detector", "frame"]
     assert main(given) == 0

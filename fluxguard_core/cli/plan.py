@@ -201,11 +201,6 @@ def _check_words(args: argparse.Namespace) -> None:
         raise FluxGuardError(
             "This model needs ‹give source_prompt›: say what the photo shows, for the inversion follows it."
         )
-    if args.mask is None:
-        raise FluxGuardError(
-            "This model has no face parser to turn words into a mask.",
-            "Give the edit's area with ‹give mask› (white may change, same size as the photo).",
-        )
 
 
 def inputs_of(

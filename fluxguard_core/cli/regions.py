@@ -13,6 +13,7 @@ from ..regions.words import Understanding, UnknownWords, message, understand
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..faces.face import FaceFinder
     from ..regions.sources import MaskSource
 
 
@@ -59,8 +60,9 @@ def _register_mask(subparsers: Any) -> None:
         "--parser",
         default="auto",
         metavar="KIND",
-        help="auto (default: the best that is on this machine), bisenet[:FILE], segformer[:DIR], clipseg[:DIR], or "
-        "miniature for its drawn portraits",
+        help="auto (default: the best that is on this machine), bisenet[:FILE], segformer[:DIR], clipseg[:DIR], "
+        "concepts[:DIR] (concept attention of a FLUX in a diffusers folder, without it the miniature's), or miniature "
+        "for its drawn portraits",
     )
     parser.add_argument("--grow", type=float, default=0, metavar="PX", help="negative shrinks")
     parser.add_argument("--feather", type=float, default=0, metavar="PX", help="soften the edge")
@@ -139,11 +141,52 @@ def mask_source(text: str, rgb: Tensor, *, keep_identity: bool = False) -> MaskS
         from ..mini.faces import parse_face
 
         return parser_source(parse_face, "miniature", keep_identity=keep_identity)
+    if kind == "concepts":
+        return _by_concepts(place or None, keep_identity)
     if kind in ("bisenet", "segformer", "clipseg"):
         return _from_file(kind, place or None, keep_identity)
     raise FluxGuardError(
-        f"Unknown --parser {text!r}; expected auto, bisenet[:FILE], segformer[:DIR], clipseg[:DIR] or miniature."
+        f"Unknown --parser {text!r}; expected auto, bisenet[:FILE], segformer[:DIR], clipseg[:DIR], concepts[:DIR] or "
+        "miniature."
     )
+
+
+def _by_concepts(place: str | None, keep_identity: bool) -> MaskSource:
+    """Concept attention of a FLUX; the face's points come from YuNet where it is on this machine."""
+    from ..backends.flux_concepts import flux_concepts
+    from ..regions.concepts import concept_source
+
+    if place is None:
+        from ..mini.faces import find_faces
+        from ..mini.text import CONCEPTS
+        from ..mini.world import load_stack
+
+        return concept_source(
+            flux_concepts(load_stack()),
+            lambda picture: _points(find_faces, picture),
+            phrases=CONCEPTS,
+            keep_identity=keep_identity,
+        )
+    from ..backends.flux_folder import from_folder
+    from ..faces.detectors import yunet
+    from ..weights import load_manifest
+    from ..weights.where import find
+
+    file = find(load_manifest()["yunet"])
+    finder = None if file is None else yunet(file)
+    return concept_source(
+        flux_concepts(from_folder(place)),
+        lambda picture: None if finder is None else _points(finder, picture),
+        keep_identity=keep_identity,
+    )
+
+
+def _points(find_faces: FaceFinder, picture: Tensor) -> Tensor | None:
+    """The landmarks of the largest face."""
+    from ..faces.face import choose
+
+    faces = [face for face in find_faces(picture) if face.landmarks is not None]
+    return choose(faces, "largest")[0].landmarks if faces else None
 
 
 def _connected(rgb: Tensor, keep_identity: bool) -> dict[str, MaskSource]:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..pictures.files import png_bytes, write_atomic
+from ..regions import Found
+from ..regions.overlay import overlay as region_overlay
 from .html_close import full_size, links
 from .likeness import WORDS, Likeness, heat_picture
 from .quality import Quality
@@ -70,6 +72,16 @@ def _figure(image: Tensor, title: str, note: str, alt: str) -> str:
     )
 
 
+def _edit_region(source: Tensor, mask: Tensor, found: Found | None) -> str:
+    """Where the edit may act; regions that words named in colours, with how they were found."""
+    share = f"{_percent(float(mask.float().mean()))} of the picture"
+    if found is None:
+        seen = overlay(source, mask)
+    else:
+        share, seen = f"{share}: {found.told()}", region_overlay(source, found)
+    return _figure(seen, "Where the edit may act", share, "the edit mask on the original")
+
+
 def _pictures(report: Report, pictures: Pictures) -> str:
     edit = (
         []
@@ -82,15 +94,7 @@ def _pictures(report: Report, pictures: Pictures) -> str:
         _figure(pictures.protected, "Protected", "to publish", "the protected portrait"),
     ]
     if pictures.mask is not None:
-        share = _percent(float(pictures.mask.float().mean()))
-        items.append(
-            _figure(
-                overlay(pictures.source, pictures.mask),
-                "Where the edit may act",
-                f"{share} of the picture",
-                "the edit mask on the original",
-            )
-        )
+        items.append(_edit_region(pictures.source, pictures.mask, pictures.found))
     if pictures.region is not None:
         share = _percent(float(pictures.region.float().mean()))
         items.append(

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import FluxGuardError
 from ..pictures.files import write_atomic
+from ..regions import Found
 from .likeness import Likeness
 from .quality import Quality
 from .similarity import Recognition
@@ -62,7 +63,7 @@ def _finite(value: Any) -> Any:
 class Pictures:
     """What the report shows: tensors [1,3,H,W] in [0,1]; mask and region [1,1,H,W] or None.
 
-    mask: what the edit might change; region: what the protection might change.
+    mask: what the edit might change; found: how words made it; region: what the protection might change.
     """
 
     source: Tensor
@@ -70,6 +71,7 @@ class Pictures:
     protected: Tensor
     mask: Tensor | None = None
     region: Tensor | None = None
+    found: Found | None = None
 
     def __post_init__(self) -> None:
         shapes = {tuple(p.shape) for p in (self.source, self.edited, self.protected)}

@@ -142,6 +142,17 @@ class Trajectory:
         stages = self.velocities[interval]
         return stages[min(stage, len(stages) - 1)].load(device)
 
+    def state(self, step: int, device: torch.device) -> Tensor:
+        """The latent [B, C, H, W] that the inversion passed at σ_step; 0 is its end, N the picture.
+
+        Retraced from the picture: exact to rounding, since each interval's last stage carried it.
+        """
+        latent = self.source.to(device)
+        for interval in range(self.intervals - 1, step - 1, -1):
+            width = float(self.sigmas[interval] - self.sigmas[interval + 1])
+            latent = latent + width * self.velocity(interval, self.stages - 1, device).to(latent)
+        return latent
+
     def velocity_near(self, sigma: float, device: torch.device) -> Tensor:
         """Velocity at any σ of the grid, interpolated between the intervals' middles (approximate)."""
         middles = (self.sigmas[:-1] + self.sigmas[1:]) / 2

@@ -14,6 +14,7 @@ from ..recognition.ensemble import Ensemble
 from .captions import caption, parse_caption
 from .faces import classify_attributes, find_faces, load_ensemble, parse_face
 from .portrait_spec import Attributes
+from .text import CONCEPTS
 from .world import load_stack
 
 SIZE = 128
@@ -39,6 +40,7 @@ def miniature(ensemble: Ensemble | None = None, device: str = "cpu") -> Models:
         find_faces=find_faces,
         perceptual=feature_distance(encoder_features(stack.vae)),
         parse_face=parse_face,
+        phrases=CONCEPTS,
         describe=describe,
         complete=complete,
         size=SIZE,

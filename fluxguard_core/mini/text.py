@@ -83,3 +83,16 @@ def text_encoder_from(state: Mapping[str, Tensor], metadata: Mapping[str, str]) 
     encoder = TextEncoder(json.loads(metadata["vocabulary"]), state["embedding.weight"].shape[1])
     encoder.load_state_dict({k: v.float() for k, v in state.items()})
     return encoder.eval()
+
+
+CONCEPTS: Mapping[str, str] = {
+    "background": "background",
+    "skin": "",
+    "eyes": "eyeshadow",
+    "glasses": "glasses",
+    "lips": "lipstick",
+    "clothes": "clothes",
+    "hair": "hair",
+    "hat": "hat",
+}
+"""The parts of `regions.concepts` in the words of the grammar; skin has none, and is what no word means."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from ..flow import Storage
 from ..protect.perceptual import PerceptualDistance
 from ..protect.presets import Preset
 from ..recognition.ensemble import Ensemble
-from ..regions import FaceParser
+from ..regions import PHRASES, FaceParser
 from ..worlds import Knower, known_by
 
 
@@ -23,6 +23,8 @@ class Models:
 
     Args:
         find_faces: where faces are in a photo of any size.
+        parse_face: labels a face's parts; without it words are found by the model itself (concept attention).
+        phrases: the parts of a portrait in words that the model's text encoder knows.
         describe: a picture's caption, for models that have someone who can tell; else the user writes it.
         complete: (source prompt, prompt) -> the full target prompt; where prompts need not be full.
         size: side in pixels of the square that larger photos are worked on in.
@@ -36,6 +38,7 @@ class Models:
     find_faces: FaceFinder
     perceptual: PerceptualDistance
     parse_face: FaceParser | None = None
+    phrases: Mapping[str, str] = field(default_factory=lambda: PHRASES)
     describe: Callable[[Tensor], str] | None = None
     complete: Callable[[str, str], str] | None = None
     size: int = 512

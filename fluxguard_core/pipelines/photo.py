@@ -18,9 +18,10 @@ from ..pictures.files import luma
 from ..protect.presets import PRESETS, Preset
 from ..protect.visibility import VisibilityBudget
 from ..recognition.identity import Identity, untargeted
-from ..regions import EmptyMask
+from ..regions import EmptyMask, Found
+from .masks import found_from_words
 from .models import Models
-from .portrait import Job, Observer, Outcome, mask_from_words, protect_portrait, seeded
+from .portrait import Job, Observer, Outcome, protect_portrait, seeded
 from .report import Finals, make_report
 
 Admit = Callable[[Tensor, Sequence[Face]], None]
@@ -222,25 +223,26 @@ def job_of(models: Models, wishes: Wishes, faces: list[Face], crop: FaceCrop) ->
                 "Ask for something else with ‹give prompt›.",
             )
     face, *others = (crop.face(face) for face in faces)
+    found: Found | None = None
+    if wishes.mask is None:
+        found = found_from_words(models, crop.working, source_prompt, prompt, face)
     return Job(
         picture=crop.working,
         source_prompt=source_prompt,
         prompt=prompt,
-        mask=_mask(models, wishes, crop, source_prompt, prompt),
+        mask=_given_mask(wishes.mask, crop) if found is None else found.mask,
         face=face,
         identity=wishes.identity,
         preset=seeded(wishes.preset, wishes.seed),
         others=tuple(others),
         budget=wishes.budget,
+        found=found,
     )
 
 
-def _mask(
-    models: Models, wishes: Wishes, crop: FaceCrop, source_prompt: str, prompt: str
-) -> Tensor:
-    if wishes.mask is None:
-        return mask_from_words(models, crop.working, source_prompt, prompt)
-    inside = crop.to_working(wishes.mask).clamp(0, 1)
+def _given_mask(mask: Tensor | None, crop: FaceCrop) -> Tensor:
+    assert mask is not None
+    inside = crop.to_working(mask).clamp(0, 1)
     if not bool((inside > 0).any()):
         raise EmptyMask(
             "The mask is empty around the face, where the work is done.",

@@ -37,7 +37,7 @@ from ..protect.region import Window
 from ..protect.run import edit_and_protect
 from ..protect.visibility import VisibilityBudget
 from ..recognition.identity import Identity
-from ..regions import coverage, grow, soft_mask, text_mask
+from ..regions import Found, coverage, soft_mask
 from .models import Models
 
 Phase = Literal["inversion", "generation", "protection"]
@@ -56,6 +56,7 @@ class Job:
         face: found once, on the source.
         budget: what may be seen of the protection; None leaves it free.
         others: further faces of the picture to protect as well, for one picture only.
+        found: how the mask came about, where words made it.
     """
 
     picture: Tensor
@@ -67,6 +68,7 @@ class Job:
     preset: Preset
     others: tuple[Face, ...] = ()
     budget: VisibilityBudget | None = None
+    found: Found | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,20 +148,6 @@ def decoded(models: Models, job: Job, trajectory: Trajectory, latent: Tensor) ->
     if not job.preset.detail:
         return picture
     return with_detail(picture, job.picture, models.stack.decode(trajectory.source, size))
-
-
-def mask_from_words(models: Models, picture: Tensor, source_prompt: str, prompt: str) -> Tensor:
-    """Edit mask [B, 1, H, W] of what ``prompt`` says differently from ``source_prompt``.
-
-    Grown by half a latent cell, so that the cells on its rim are edited rather than half kept.
-    """
-    if models.parse_face is None:
-        raise FluxGuardError(
-            "This model has no face parser to turn words into a mask.",
-            "Give the edit's area with ‹give mask› (white may change, same size as the photo).",
-        )
-    found = text_mask(picture, prompt, models.parse_face, source=source_prompt)
-    return grow(found, models.stack.geometry.pixels / 2)
 
 
 def _latent_mask(models: Models, job: Job, trajectory: Trajectory) -> Tensor:

@@ -76,6 +76,7 @@ def make_report(
         settings={
             **preset_settings(job),
             "guidance": models.guidance_of(job.preset),
+            **({} if job.found is None else {"edit_region": job.found.told()}),
             **settings,
         },
         evaluations=outcome.evaluations,
@@ -86,7 +87,9 @@ def make_report(
         + (("Stopped before the end: this is the best so far.",) * outcome.interrupted)
         + ((left_out,) if left_out else ()),
     )
-    return report, Pictures(source, edited, protected, job.mask.cpu(), outcome.region.cpu())
+    return report, Pictures(
+        source, edited, protected, job.mask.cpu(), outcome.region.cpu(), job.found
+    )
 
 
 def _likenesses(photo: Tensor, finals: Finals) -> tuple[Likeness, ...]:

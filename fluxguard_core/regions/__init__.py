@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .found import Found, FullMask, combined, latent_mask, shaped
+    from .concepts import PHRASES, Attention, ConceptParser, concept_source
+    from .found import Found, FullMask, combined, completed, latent_mask, shaped
     from .geometry import NoFace, face_frame, five_points, labels_from_landmarks
     from .mask import (
         FaceParser,
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
         invert,
         mask_from_labels,
         soft_mask,
-        text_mask,
         union,
     )
     from .meaning import Meaning, TextEncoder, read_meaning, understand_with
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     )
 
 _PLACES = {
+    "concepts": ("PHRASES", "Attention", "ConceptParser", "concept_source"),
     "geometry": ("NoFace", "face_frame", "five_points", "labels_from_landmarks"),
     "meaning": ("Meaning", "TextEncoder", "read_meaning", "understand_with"),
     "mask": (
@@ -65,12 +66,11 @@ _PLACES = {
         "invert",
         "mask_from_labels",
         "soft_mask",
-        "text_mask",
         "union",
     ),
     "parsers": ("LABELS", "NetworkParser", "bisenet_parser", "segformer_parser"),
     "segmentation": ("Segmenter", "clipseg"),
-    "found": ("Found", "FullMask", "combined", "latent_mask", "shaped"),
+    "found": ("Found", "FullMask", "combined", "completed", "latent_mask", "shaped"),
     "sources": (
         "MaskSource",
         "auto_source",
@@ -95,7 +95,10 @@ _HOME = {name: module for module, names in _PLACES.items() for name in names}
 
 __all__ = [
     "LABELS",
+    "PHRASES",
     "RULES",
+    "Attention",
+    "ConceptParser",
     "EmptyMask",
     "FaceParser",
     "Found",
@@ -113,6 +116,8 @@ __all__ = [
     "checked",
     "clipseg",
     "combined",
+    "completed",
+    "concept_source",
     "coverage",
     "face_frame",
     "feather",
@@ -137,7 +142,6 @@ __all__ = [
     "segformer_parser",
     "shaped",
     "soft_mask",
-    "text_mask",
     "understand",
     "understand_with",
     "union",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
@@ -61,6 +62,29 @@ def not_full(found: Found) -> Found:
             "Name a smaller part, choose another parser, or draw the mask by hand.",
         )
     return found
+
+
+def completed(first: Found, second: Found) -> Found:
+    """The first, with those of its missing regions that the second found."""
+    new = [name for name in second.names if name in first.missing]
+    parts = second.regions
+    if not new or parts is None:
+        return first
+    added = torch.stack([parts[name] for name in new]).any(0).float()[None, None].to(first.mask)
+    sure = None
+    if first.sure is not None and second.sure is not None:
+        weights = (first.share, float(added.mean()))
+        sure = (first.sure * weights[0] + second.sure * weights[1]) / sum(weights)
+    return replace(
+        first,
+        mask=union(first.mask, added),
+        names=(*first.names, *new),
+        shares={**first.shares, **{name: second.shares[name] for name in new}},
+        missing=tuple(name for name in first.missing if name not in new),
+        sure=sure,
+        source=f"{first.source}, and {', '.join(new)} by {second.source}",
+        regions={**(first.regions or {}), **{name: parts[name] for name in new}},
+    )
 
 
 def combined(found: Found, given: Tensor, how: str) -> Found:

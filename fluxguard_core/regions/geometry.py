@@ -285,6 +285,18 @@ def _extent(values: Tensor, mask: Tensor, fallback: tuple[float, float]) -> tupl
     return low, high
 
 
+def face_axes(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """u, v [H,W] of every pixel on the axes of five points [5,2]."""
+    y = torch.arange(height, dtype=torch.float32, device=points.device).view(-1, 1)
+    x = torch.arange(width, dtype=torch.float32, device=points.device).view(1, -1)
+    axis = points[1] - points[0]
+    distance = float(axis.norm().clamp_min(1e-6))
+    axis, middle = axis / distance, (points[0] + points[1]) / 2
+    u = ((x - middle[0]) * axis[0] + (y - middle[1]) * axis[1]) / distance
+    v = (-(x - middle[0]) * axis[1] + (y - middle[1]) * axis[0]) / distance
+    return u, v
+
+
 def face_frame(labels: Tensor, landmarks: Tensor | None = None) -> FaceFrame:
     """The face's axes and extents from labels [H,W] (CelebAMask-HQ ids) and, if given, landmarks.
 

@@ -9,10 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from .geometry import labels_from_landmarks
 from .morphology import dilate, gaussian_blur
 from .shapes import EmptyMask, regions_mask
-from .words import regions_in, regions_of_edit
 
 FaceParser = Callable[[Tensor], Tensor]
 """[3,H,W] RGB in [0,1] -> labels [H,W], CelebAMask-HQ ids."""
@@ -42,34 +40,6 @@ def mask_from_labels(
 ) -> Tensor:
     """Hard mask [1,1,H,W] of named regions on one label map [H,W]."""
     return regions_mask(regions, labels, landmarks).to(torch.float32)[None, None]
-
-
-def text_mask(
-    image: Tensor,
-    text: str,
-    parser: FaceParser | None = None,
-    landmarks: Tensor | None = None,
-    *,
-    source: str | None = None,
-) -> Tensor:
-    """Hard mask [B,1,H,W] of the regions that `text` names on image [B,3,H,W].
-
-    With a `source` prompt only of those that differ between it and `text` (`regions_of_edit`).
-    Needs a parser, or landmarks that outline the face ([68|468|478,2], the same for the batch).
-    Raises UnknownWords, NoFace, EmptyMask, and FluxGuardError when neither is given.
-    """
-    regions = regions_in(text) if source is None else regions_of_edit(source, text)
-    if parser is None and landmarks is None:
-        raise FluxGuardError("Words need a face parser or landmarks to become a mask.", "Give one.")
-    masks = []
-    for picture in image:
-        if parser is not None:
-            labels = parser(picture)
-        else:
-            assert landmarks is not None
-            labels = labels_from_landmarks(landmarks, *picture.shape[-2:])
-        masks.append(mask_from_labels(labels, regions, landmarks))
-    return torch.cat(masks).to(image.device)
 
 
 def union(*masks: Tensor) -> Tensor:

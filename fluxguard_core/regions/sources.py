@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from .found import Found, not_full
+from .found import Found, completed, not_full
 from .geometry import FACE_IDS, UNKNOWN, FaceFrame, face_frame, isin, labels_from_landmarks
 from .mask import FaceParser
 from .morphology import dilate
@@ -99,10 +99,10 @@ def words_source(
 
 
 def auto_source(**sources: MaskSource | None) -> MaskSource:
-    """The first of the sources that is connected and finds every region; else the one that finds most.
+    """Region by region, the first of the sources that is connected and finds it.
 
-    Given best first; None is one that is not connected. Raises what the last one raised where none finds
-    anything, and FluxGuardError where none is connected.
+    Given best first; None is one that is not connected; a later one is asked only for what is missing. Raises
+    what the first one raised where none finds anything, and FluxGuardError where none is connected.
     """
     connected = [source for source in sources.values() if source is not None]
     if not connected:
@@ -113,23 +113,21 @@ def auto_source(**sources: MaskSource | None) -> MaskSource:
 
     def find(picture: Tensor, wish: str, source: str | None = None) -> Found:
         best: Found | None = None
-        failure: FluxGuardError | None = None
+        failures: list[FluxGuardError] = []
         for one in connected:
             try:
                 found = one(picture, wish, source)
             except UnknownWords:
                 raise
             except FluxGuardError as error:
-                failure = error
+                failures.append(error)
                 continue
-            if not found.missing:
-                return found
-            if best is None or len(found.names) > len(best.names):
-                best = found
+            best = found if best is None else completed(best, found)
+            if not best.missing:
+                break
         if best is None:
-            assert failure is not None
-            raise failure
-        return best
+            raise failures[0]
+        return not_full(best)
 
     return find
 
@@ -173,7 +171,7 @@ def _is_there(region: str, mask: Tensor, labels: Tensor) -> bool:
     return region not in _BROAD or float(mask.sum()) >= STRAY * float(isin(labels, *FACE_IDS).sum())
 
 
-_GROWING = ("hat", "hairstyle", "eyeglasses", "earrings")
+_GROWING = ("hat", "hairstyle", "bangs", "beard", "eyeglasses", "earrings", "necklace")
 # An assumption, not a measurement: how far a big thing reaches beyond an ordinary one, in distances of the eyes.
 ROOM = 1 / 3
 

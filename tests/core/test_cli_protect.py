@@ -295,7 +295,6 @@ def test_a_dry_run_writes_nothing_and_tells_the_cost(
 BAD: dict[str, tuple[dict[str, str | None], str]] = {
     "no prompt": ({"prompt": None}, "--prompt"),
     "no source prompt": ({"source_prompt": None}, "--source-prompt"),
-    "no mask": ({"mask": None}, "--mask"),
     "no recogniser": ({"recogniser": None}, "--recogniser"),
     "identity": ({"identity": "nobody"}, "got 'nobody'"),
     "identity photo": ({"identity": "photo:missing.png"}, "missing.png"),

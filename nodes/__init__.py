@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .concepts import ConceptAttention
 from .editing import AttentionVInjection, VelocityFusionNode
 from .existing import ProtectLatent
 from .face_picker import FacePicker
@@ -30,6 +31,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     SaveTrajectory,
     LoadTrajectory,
     FacePicker,
+    ConceptAttention,
     TextToMask,
     FREnsembleLoader,
     IdentityNode,

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..fluxguard_core.backends.geometry import FLUX
 from ..fluxguard_core.errors import FluxGuardError
-from ..fluxguard_core.regions import (
-    EmptyMask,
-    NoFace,
-    feather,
-    grow,
-    intersection,
-    regions_in,
-    regions_of_edit,
-    text_mask,
-    union,
-)
+from ..fluxguard_core.regions import Found, combined, latent_mask, shaped
+from ..fluxguard_core.regions.overlay import overlay
 from . import host
-from .faces import Faces, for_batch, shifted
+from .concepts import Concepts
+from .faces import Faces
 from .given import checked_masks, optional_masks, to_picture
+from .mask_sources import empty_like, found_in_each, sources_for
 from .node import Node
-from .wires import CATEGORY, faces_input, shown, to_image
+from .wires import CATEGORY, ConceptsWire, faces_input, shown, to_image
 
 
 class TextToMask(Node):
@@ -59,6 +53,16 @@ class TextToMask(Node):
                 ),
                 faces_input(),
                 io.Mask.Input("mask", optional=True, tooltip="A mask of your own to combine with."),
+                ConceptsWire.Input(
+                    "concepts",
+                    optional=True,
+                    tooltip="From Concept Attention: FLUX itself says where things are that no installed face parser finds.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Asked for the nearest region where a word is not in the lexicon.",
+                ),
                 io.Combo.Input(
                     "combine",
                     options=["add", "intersect", "subtract"],
@@ -78,6 +82,12 @@ class TextToMask(Node):
                     min=0,
                     max=256,
                     tooltip="Soften the edge over so many pixels.",
+                ),
+                io.Boolean.Input(
+                    "keep_identity",
+                    default=False,
+                    optional=True,
+                    tooltip="Leave eyes, brows, nose and mouth out of the mask unless the words name them.",
                 ),
             ],
             outputs=[
@@ -99,78 +109,67 @@ class TextToMask(Node):
         feather: int,
         faces: Faces | None = None,
         mask: Tensor | None = None,
+        concepts: Concepts | None = None,
+        clip: Any = None,
+        keep_identity: bool = False,
     ) -> io.NodeOutput:
-        source = source_text.strip() or None
-        regions = regions_in(text) if source is None else regions_of_edit(source, text)
         with host.ordinary_tensors():
-            picture = to_picture(image).clone()
-            found = _masked(picture, text, source, faces)
-            given = optional_masks(mask)
-            if given is not None:
-                found = _combined(found, given.clone(), combine)
-            found = checked_masks(_shaped(found, grow, feather))[:, 0].cpu()
-            seen = to_image(_lit(picture, found[:, None]))
-        return io.NodeOutput(found, ", ".join(regions), ui=shown(cls, seen))
+            picture = to_picture(image).cpu().clone()
+            given = _for_each(optional_masks(mask), len(picture))
+            sources = sources_for(picture, faces, concepts, clip, keep_identity)
+            seen = found_in_each(picture, sources, text, source_text.strip() or None)
+            done = [
+                one
+                if isinstance(one, FluxGuardError)
+                else _finished(one, given[n], combine, grow, feather)
+                for n, one in enumerate(seen)
+            ]
+            masks = checked_masks(
+                torch.cat(
+                    [
+                        one.mask if isinstance(one, Found) else empty_like(picture[n])
+                        for n, one in enumerate(done)
+                    ]
+                )
+            )
+            drawn = torch.cat([_drawn(picture[n], one) for n, one in enumerate(done)])
+        found = [one for one in done if isinstance(one, Found)]
+        names = dict.fromkeys(name for one in found for name in (*one.names, *one.missing))
+        told = "\n".join(_told(n, one, len(done)) for n, one in enumerate(done))
+        return io.NodeOutput(
+            masks[:, 0].float().cpu(), ", ".join(names), ui=shown(cls, to_image(drawn), told)
+        )
 
 
-def _masked(picture: Tensor, text: str, source: str | None, faces: Faces | None) -> Tensor:
-    """What the words mean on the chosen faces [B, 1, H, W]."""
-    if faces is not None and faces.parse is not None:
-        parse = faces.parse
-        return _each(picture, lambda _, one: text_mask(one, text, parse, source=source))
-    if faces is None or not faces.meshes:
+def _for_each(masks: Tensor | None, batch: int) -> list[Tensor | None]:
+    """The connected masks [1 or B, 1, H, W], one for each picture of a batch."""
+    if masks is None:
+        return [None] * batch
+    if len(masks) not in (1, batch):
         raise FluxGuardError(
-            "Words need the outline of the face, and nothing here knows it.",
-            "Connect Detect Face Landmarks (MediaPipe) to Face Picker, and Face Picker to ‹give faces›.",
+            f"{len(masks)} masks came for {batch} pictures. Give one mask, or one for each picture."
         )
-    meshes = for_batch(faces.meshes, len(picture))
-    shift = shifted(faces.size, (picture.shape[-2], picture.shape[-1]))
-
-    def outlined(number: int, one: Tensor) -> Tensor:
-        if not meshes[number]:
-            raise NoFace(
-                f"No face was found in picture {number}. Use a picture with a larger, unobstructed face, or let "
-                "the detector find more."
-            )
-        return union(
-            *(
-                text_mask(one, text, landmarks=mesh - shift, source=source)
-                for mesh in meshes[number]
-            )
-        )
-
-    return _each(picture, outlined)
+    whole = masks.cpu().clone()
+    return [whole[n : n + 1] if len(whole) > 1 else whole for n in range(batch)]
 
 
-def _lit(picture: Tensor, mask: Tensor) -> Tensor:
-    """The picture, dark where the mask [B, 1, H, W] is black."""
-    return picture.cpu() * (0.25 + 0.75 * mask)
+def _finished(found: Found, given: Tensor | None, combine: str, pixels: int, edge: int) -> Found:
+    """Combined, grown and softened; never one that the latent does not see."""
+    if given is not None:
+        found = combined(found, given, combine)
+    found = shaped(found, pixels=pixels, edge=edge)
+    latent_mask(found, FLUX.pixels)
+    return found
 
 
-def _each(picture: Tensor, draw: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """The mask of every picture [B, 1, H, W]; in a batch an empty one where there is no face or no such part.
-
-    Raises what ``draw`` did where no picture has one.
-    """
-    masks: list[Tensor] = []
-    failures: list[FluxGuardError] = []
-    for number, one in enumerate(picture):
-        try:
-            masks.append(draw(number, one[None]))
-        except (NoFace, EmptyMask) as failure:
-            failures.append(failure)
-            masks.append(torch.zeros_like(one[None, :1]))
-    if len(failures) == len(picture):
-        raise failures[0]
-    return torch.cat(masks)
+def _drawn(picture: Tensor, found: Found | FluxGuardError) -> Tensor:
+    """The picture with its regions in colour, plain where there are none."""
+    return overlay(picture[None], found) if isinstance(found, Found) else picture[None]
 
 
-def _combined(found: Tensor, given: Tensor, how: str) -> Tensor:
-    given = given.to(found)
-    if how == "subtract":
-        return intersection(found, 1 - given)
-    return union(found, given) if how == "add" else intersection(found, given)
-
-
-def _shaped(mask: Tensor, pixels: int, edge: int) -> Tensor:
-    return feather(grow(mask, pixels) if pixels else mask, edge)
+def _told(number: int, found: Found | FluxGuardError, pictures: int) -> str:
+    """What was understood and found in a picture, in a line."""
+    which = f"Picture {number}: " if pictures > 1 else ""
+    if isinstance(found, Found):
+        return f"{which}Understood as {found.told()}; {100 * found.share:.1f} % may change."
+    return f"{which}nothing. {found.message}"

@@ -63,9 +63,7 @@ def token_scores(gathered: list[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.stack(maps).mean(0)
 
 
-def over_picture(
-    scores: Tensor, grid: tuple[int, int], side: int, size: tuple[int, int]
-) -> Tensor:
+def over_picture(scores: Tensor, grid: tuple[int, int], side: int, size: tuple[int, int]) -> Tensor:
     """Scores of tokens [N, L] on a grid of `side` pixels each, over the pixels of the picture, [N, H, W]."""
     rows, columns = grid
     maps = scores.reshape(1, len(scores), rows, columns)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .concepts import PHRASES, Attention, ConceptParser, concept_source
-    from .found import Found, FullMask, combined, completed, latent_mask, shaped
+    from .found import Found, FullMask, combined, completed, joined, latent_mask, shaped
     from .geometry import NoFace, face_frame, five_points, labels_from_landmarks
     from .mask import (
         FaceParser,
@@ -70,7 +70,7 @@ _PLACES = {
     ),
     "parsers": ("LABELS", "NetworkParser", "bisenet_parser", "segformer_parser"),
     "segmentation": ("Segmenter", "clipseg"),
-    "found": ("Found", "FullMask", "combined", "completed", "latent_mask", "shaped"),
+    "found": ("Found", "FullMask", "combined", "completed", "joined", "latent_mask", "shaped"),
     "sources": (
         "MaskSource",
         "auto_source",
@@ -125,6 +125,7 @@ __all__ = [
     "grow",
     "intersection",
     "invert",
+    "joined",
     "known_words",
     "labels_from_landmarks",
     "landmark_source",

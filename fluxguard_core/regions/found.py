@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -84,6 +85,23 @@ def completed(first: Found, second: Found) -> Found:
         sure=sure,
         source=f"{first.source}, and {', '.join(new)} by {second.source}",
         regions={**(first.regions or {}), **{name: parts[name] for name in new}},
+    )
+
+
+def joined(parts: Sequence[Found]) -> Found:
+    """The same wish found on several faces of one picture, by one source."""
+    names = tuple(dict.fromkeys(name for part in parts for name in part.names))
+    maps = [part.regions or {} for part in parts]
+    regions = {
+        name: torch.stack([one[name] for one in maps if name in one]).any(0) for name in names
+    }
+    return replace(
+        parts[0],
+        mask=union(*(part.mask for part in parts)),
+        names=names,
+        shares={name: float(region.float().mean()) for name, region in regions.items()},
+        missing=tuple(name for name in parts[0].missing if name not in names),
+        regions=regions,
     )
 
 

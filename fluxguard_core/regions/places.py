@@ -58,7 +58,9 @@ def usual_places(landmarks: Tensor, height: int, width: int) -> dict[str, Tensor
         "lips": axes.inside(lips, 0.15),
         "hair": _hair(axes, skin),
         "hat": (1 - axes.below(-0.55, 0.12)) * axes.within(1.9, 0.15) * axes.below(-2.6, 0.15),
-        "glasses": axes.inside(torch.minimum(*(axes.ring(s, 0.03, 0.46, 0.34) for s in (-0.5, 0.5))), 0.12),
+        "glasses": axes.inside(
+            torch.minimum(*(axes.ring(s, 0.03, 0.46, 0.34) for s in (-0.5, 0.5))), 0.12
+        ),
         "clothes": axes.below(1.75, 0.12) * torch.sigmoid((2.4 - u.abs() + 0.8 * (v - 2)) / 0.3),
         "background": _background(axes, face),
     }

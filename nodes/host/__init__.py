@@ -16,6 +16,7 @@ from .backward import (
     reference_listener,
     trainable_layers,
 )
+from .concepts import concept_attention
 from .decoders import PictureDecoder, on_its_device, picture_decoder
 from .estimate import activation_bytes
 from .field import HostField, with_field
@@ -51,6 +52,7 @@ __all__ = [
     "blocked",
     "check_conditioning",
     "check_way_back",
+    "concept_attention",
     "differentiable_field",
     "edit_patches",
     "exact_gradients",

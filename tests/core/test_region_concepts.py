@@ -152,7 +152,9 @@ def test_a_hat_is_looked_for_only_where_words_speak_of_one(stack: FluxStack) -> 
 
 def test_a_larger_picture_gets_the_same_labels(stack: FluxStack) -> None:
     picture = portrait(hair_style="bob", hat="none")
-    large = torch.nn.functional.interpolate(picture[None], (512, 512), mode="bicubic")[0].clamp(0, 1)
+    large = torch.nn.functional.interpolate(picture[None], (512, 512), mode="bicubic")[0].clamp(
+        0, 1
+    )
 
     def attend(given: Tensor, phrases: Sequence[str]) -> Tensor:
         scores = flux_concepts(stack)(picture, phrases)

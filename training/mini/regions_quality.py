@@ -109,7 +109,9 @@ def overlaps(
         spec = spec_of(HELD_OUT_WORLD, person, 0)
         images, labels, _ = render_batch([spec])
         true = {**masks_of(labels[0]), **pixels_of(labels[0])}
-        masks = {name: _seen(look, images[0], caption(spec.attributes)) for name, look in seen.items()}
+        masks = {
+            name: _seen(look, images[0], caption(spec.attributes)) for name, look in seen.items()
+        }
         if "parser" in masks and "concepts" in masks:
             masks["union"] = {
                 region: mask if bool(mask.any()) else masks["concepts"][region]
@@ -140,7 +142,11 @@ def summary(found: Mapping[str, Mapping[str, list[float]]]) -> dict[str, Any]:
         for region, values in regions.items():
             scores = torch.tensor(values)
             tenth = float(scores.quantile(0.1))
-            rows[source][region] = {"iou": float(scores.mean()), "tenth": tenth, "people": len(values)}
+            rows[source][region] = {
+                "iou": float(scores.mean()),
+                "tenth": tenth,
+                "people": len(values),
+            }
         shaped = [row["iou"] for region, row in rows[source].items() if region in RULES]
         rows[source]["mean"] = {"iou": sum(shaped) / len(shaped)}
     missed = [

@@ -87,6 +87,7 @@ class TextToMask(Node):
                     "keep_identity",
                     default=False,
                     optional=True,
+                    advanced=True,
                     tooltip="Leave eyes, brows, nose and mouth out of the mask unless the words name them.",
                 ),
             ],

@@ -152,8 +152,10 @@ def measure_pictures(
         several = len(faces) > 1
         results += (replace(r, name=f"{r.name}, face {number}") if several else r for r in found)
     box = union(boxes)
-    parts = (_part(p, box) for p in (pictures.source, pictures.edited, pictures.protected))
-    seen = Pictures(*parts)
+    source, edited, protected = (
+        _part(p, box) for p in (pictures.source, pictures.edited, pictures.protected)
+    )
+    seen = Pictures(source, edited, protected)
     rows, columns = seen.source.shape[-2:]
     told = f"Closeness was measured on the face's surroundings, {columns} x {rows} of {width} x {height} pixels."
     looks = likeness_of_faces(

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.mini.portrait_spec import random_spec, with_attributes
-from fluxguard_core.mini.renderer import render, render_batch
+from fluxguard_core.mini.renderer import render
 from fluxguard_core.regions import (
     EmptyMask,
-    UnknownWords,
     checked,
     coverage,
     feather,
@@ -19,8 +18,8 @@ from fluxguard_core.regions import (
     intersection,
     invert,
     mask_from_labels,
+    parser_source,
     soft_mask,
-    text_mask,
     union,
 )
 
@@ -31,34 +30,15 @@ def square(low: int, high: int, size: int = 64) -> Tensor:
     return mask
 
 
-def test_text_mask_is_the_union_of_its_regions_for_every_picture_of_a_batch() -> None:
-    specs = [with_attributes(random_spec(seed), hair_style="long") for seed in (3, 4)]
-    images, labels, _ = render_batch(specs)
-    known = {images[i].sum().item(): labels[i] for i in range(2)}
-    mask = text_mask(images, "blond hair, red lipstick", lambda image: known[image.sum().item()])
-    assert mask.shape == (2, 1, 128, 128)
-    for index in range(2):
-        single = mask_from_labels(labels[index], ("hair", "lips"))
-        assert torch.equal(mask[index : index + 1], single)
-    assert not torch.equal(mask[0], mask[1])
-
-
 def test_with_a_source_prompt_only_the_change_is_masked() -> None:
     portrait = render(with_attributes(random_spec(3), hair_style="long"))
     before, after = "a person with long hair", "a person with long hair, wearing red lipstick"
-    mask = text_mask(portrait.image[None], after, lambda _: portrait.labels, source=before)
-    assert torch.equal(mask, mask_from_labels(portrait.labels, ("lips",)))
-
-
-def test_text_mask_errors() -> None:
-    portrait = render(with_attributes(random_spec(1), hair_style="bald"))
-    image = portrait.image[None]
-    with pytest.raises(UnknownWords):
-        text_mask(image, "a fast car", lambda _: portrait.labels)
-    with pytest.raises(EmptyMask, match="hair"):
-        text_mask(image, "red hair", lambda _: portrait.labels)
-    with pytest.raises(FluxGuardError, match="parser or landmarks"):
-        text_mask(image, "lips")
+    found = parser_source(lambda _: portrait.labels)(portrait.image, after, before)
+    assert torch.equal(found.mask, mask_from_labels(portrait.labels, ("lips",)))
+    both = parser_source(lambda _: portrait.labels)(
+        portrait.image, "blond hair, red lipstick", None
+    )
+    assert torch.equal(both.mask, mask_from_labels(portrait.labels, ("hair", "lips")))
 
 
 def test_arithmetic() -> None:

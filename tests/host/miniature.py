@@ -79,13 +79,14 @@ def assert_protected(before: Tensor, edited: Tensor, protected: Tensor) -> None:
 def assert_edited(graph: Graph, after: Tensor) -> None:
     """Lipstick where there was none; the rest of the picture as the autoencoder gives it back."""
     from fluxguard_core.mini.faces import classify_attributes, parse_face
-    from fluxguard_core.regions import text_mask
+    from fluxguard_core.regions import parser_source
 
     before = original(graph)
     assert all(found["lipstick"] == "none" for found in classify_attributes(before))
     assert all(found["lipstick"] == "red" for found in classify_attributes(after))
     words = graph[find(graph, "FluxGuard_TextToMask")]["inputs"]["text"]
-    mask = text_mask(before, words, parse_face)
+    seen = parser_source(parse_face)
+    mask = torch.cat([seen(one, words, None).mask for one in before])
     far = torch.nn.functional.max_pool2d(mask, 33, stride=1, padding=16) == 0
     difference = (after - before).abs().amax(1, keepdim=True)
     assert float(difference[far].mean()) < 0.04

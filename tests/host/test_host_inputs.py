@@ -658,7 +658,7 @@ def test_masks_from_words(server: Server) -> None:
         "_meta": {"title": "Miniature Portrait"},
     }
     graph: Graph = {"p": portrait}
-    white = add(graph, "SolidMask", value=1.0, width=128, height=90)
+    white = add(graph, "SolidMask", value=1.0, width=128, height=94)
     black = add(graph, "SolidMask", value=0.0, width=128, height=128)
     above = add(graph, "MaskComposite", destination=black, source=white, x=0, y=0, operation="add")
     asked: dict[str, dict[str, Any]] = {
@@ -680,7 +680,7 @@ def test_masks_from_words(server: Server) -> None:
     assert area["grown"] > 1.3 * area["plain"] > 0
     assert ((masks["soft"] > 0.1) & (masks["soft"] < 0.9)).any()
     assert float(masks["add"][:, :88].min()) == 1 and area["intersect"] + area["subtract"] > 0
-    assert float(masks["intersect"][:, 92:].max()) == 0 == float(masks["subtract"][:, :88].max())
+    assert float(masks["intersect"][:, 94:].max()) == 0 == float(masks["subtract"][:, :94].max())
     assert torch.equal(masks["prompts"], masks["plain"])
     assert outcome.outputs[nodes["prompts"][1]]["text"][0] == "lips"
 

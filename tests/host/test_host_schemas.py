@@ -88,11 +88,12 @@ def test_every_input_has_a_tooltip(ours: dict[str, Any]) -> None:
 
 
 def test_nodes_fit_an_artists_screen(ours: dict[str, Any]) -> None:
-    """At most nine sockets and five widgets, what a choice opens not counted; three on the refiner."""
+    """At most nine sockets and five widgets in sight, what a choice opens not counted; three on the refiner."""
     crowded = {}
     for node, schema in ours.items():
-        widgets = [n for n, spec in _inputs(schema).items() if _is_widget(spec)]
-        sockets = len(_inputs(schema)) - len(widgets)
+        every = [n for n, spec in _inputs(schema).items() if _is_widget(spec)]
+        widgets = [n for n in every if not _inputs(schema)[n][1].get("advanced")]
+        sockets = len(_inputs(schema)) - len(every)
         seeds = sum(bool(_inputs(schema)[n][1].get("control_after_generate")) for n in widgets)
         if sockets > 9 or len(widgets) + seeds > (3 if node == "FluxGuard_LatentRefiner" else 5):
             crowded[node] = sockets, len(widgets)

@@ -157,7 +157,7 @@ def test_the_host_equals_the_diffusers_backend(server: Server, tmp_path: Path) -
     )
     from fluxguard_core.mini.faces import parse_face
     from fluxguard_core.mini.world import load_stack
-    from fluxguard_core.regions import soft_mask, text_mask
+    from fluxguard_core.regions import parser_source, soft_mask
 
     from .graphs import relative_error, saved_latent, saved_trajectory
 
@@ -191,7 +191,8 @@ def test_the_host_equals_the_diffusers_backend(server: Server, tmp_path: Path) -
     from fluxguard_core.flow.controls import paper_injection
     from fluxguard_core.regions import coverage, grow
 
-    grown = grow(text_mask(picture, words["text"], parse_face), words["grow"])
+    found = parser_source(parse_face)(picture[0], words["text"], None)
+    grown = grow(found.mask, words["grow"])
     mask = soft_mask(grown, 8)
     injected = paper_injection(ours.intervals, coverage(grown))  # a small mask injects less
     controls = (ValueInjection(ours, injected), VelocityFusion(ours, mask))

@@ -1,0 +1,156 @@
+"""Concept attention on the miniature FLUX through stock nodes: as the engine's, with LoRA and with fp8."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from .graphs import Builder, saved_trajectory
+from .miniature import pictures
+from .server import Outcome, Server
+
+PERSON = 349  # long brown hair, white clothes, a pink background
+SAID = "a person with long brown hair, white clothes, pink background"
+BOX = {"x": 24, "y": 30, "width": 66, "height": 84}
+
+
+class _Graph(Builder):
+    """A portrait inverted, its MODEL asked where the words are."""
+
+    def __init__(self, *, dtype: str = "default", lora: bool = False) -> None:
+        super().__init__()
+        self.portrait = self.link("FluxGuard_MiniPortrait", seed=PERSON, count=1, size=128)
+        flux = "fluxguard-mini-flux.safetensors"
+        model = self.link("UNETLoader", unet_name=flux, weight_dtype=dtype)
+        if lora:
+            name = "fluxguard-mini-sepia.safetensors"
+            model = self.link(
+                "LoraLoaderModelOnly", model=model, lora_name=name, strength_model=1.0
+            )
+        clip = self.link("FluxGuard_LoadMiniTextEncoder")
+        vae = self.link("VAELoader", vae_name="fluxguard-mini-vae.safetensors")
+        self.trajectory = self.link(
+            "FluxGuard_RFInversion",
+            model=model,
+            positive=self.link("CLIPTextEncode", clip=clip, text=SAID),
+            latent=self.link("VAEEncode", pixels=self.portrait, vae=vae),
+            preset="default",
+            steps=4,
+        )
+        self.concepts = self.link(
+            "FluxGuard_ConceptAttention", model=model, clip=clip, trajectory=self.trajectory
+        )
+        box = self.link("PrimitiveBoundingBox", **BOX)
+        self.faces = self.link(
+            "FluxGuard_FacePicker", image=self.portrait, bboxes=box, which="largest"
+        )
+
+    def mask(self, text: str, **changes: Any) -> tuple[str, str]:
+        """Ids of Text to Mask and of the node that saves its mask."""
+        inputs: dict[str, Any] = {
+            "image": self.portrait,
+            "text": text,
+            "source_text": "",
+            "combine": "add",
+            "grow": 0,
+            "feather": 0,
+            "faces": self.faces,
+            "concepts": self.concepts,
+        }
+        node = self.add("FluxGuard_TextToMask", **{**inputs, **changes})
+        image = self.link("MaskToImage", mask=[node, 0])
+        return node, self.add("SaveImage", images=image, filename_prefix="fluxguard/concepts")
+
+
+def overlap(a: Tensor, b: Tensor) -> float:
+    one, two = a > 0.5, b > 0.5
+    return float((one & two).sum() / (one | two).sum())
+
+
+def seen(server: Server, outcome: Outcome, node: str) -> Tensor:
+    return pictures(server, outcome, node)[:, :1]
+
+
+def true_hair() -> Tensor:
+    from fluxguard_core.mini.portrait_spec import random_spec
+    from fluxguard_core.mini.renderer import render_batch
+    from fluxguard_core.regions import region_mask
+
+    return region_mask("hair", render_batch([random_spec(PERSON)], 128)[1][0])[None, None].float()
+
+
+def test_the_model_itself_says_where_the_hair_is(server: Server) -> None:
+    """No face parser is connected; the mask is the one that the engine finds on the same trajectory."""
+    pytest.importorskip("diffusers")
+    from fluxguard_core.backends.flux_concepts import flux_concepts
+    from fluxguard_core.faces.detectors import face_in_box
+    from fluxguard_core.flow import load_trajectory
+    from fluxguard_core.mini.portrait_spec import random_spec
+    from fluxguard_core.mini.renderer import render_batch
+    from fluxguard_core.mini.text import CONCEPTS
+    from fluxguard_core.mini.world import load_stack
+    from fluxguard_core.regions import concept_source
+
+    graph = _Graph()
+    node, saved = graph.mask("red hair")
+    graph.add(
+        "FluxGuard_SaveTrajectory", trajectory=graph.trajectory, filename_prefix="fluxguard/seen"
+    )
+    outcome = server.result(graph.graph)
+    mask = seen(server, outcome, saved)
+    told = outcome.outputs[node]["text"][0]
+    assert "Understood as hair" in told and "by concept attention, sure 0." in told, told
+    assert server.output_file(outcome.outputs[node]["images"][0]).stat().st_size > 1000
+    assert overlap(mask, true_hair()) > 0.4
+    theirs = load_trajectory(saved_trajectory(server, "fluxguard/seen"))
+    box = (BOX["x"], BOX["y"], BOX["x"] + BOX["width"], BOX["y"] + BOX["height"])
+    face = face_in_box(tuple(float(edge) for edge in box))
+    source = concept_source(
+        flux_concepts(load_stack(), trajectory=theirs), lambda _: face.landmarks, phrases=CONCEPTS
+    )
+    ours = source(render_batch([random_spec(PERSON)], 128)[0][0], "red hair", None)
+    assert overlap(mask, ours.mask) > 0.95
+
+
+def test_with_a_lora_and_with_fp8_weights(server: Server) -> None:
+    masks: dict[str, Tensor] = {}
+    variants: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "lora": {"lora": True},
+        "fp8": {"dtype": "fp8_e4m3fn"},
+    }
+    for name, changes in variants.items():
+        graph = _Graph(**changes)
+        _, saved = graph.mask("a new background")
+        masks[name] = seen(server, server.result(graph.graph), saved)
+    for name in ("lora", "fp8"):
+        assert overlap(masks["plain"], masks[name]) > 0.8, name
+    assert not torch.equal(masks["plain"], masks["lora"])
+
+
+def test_what_text_to_mask_says_and_refuses(server: Server) -> None:
+    """Parts of the face that stay out, and masks that would change nothing."""
+    graph = _Graph()
+    kept, saved = graph.mask("smooth skin", keep_identity=True)
+    _, plain = graph.mask("smooth skin")
+    outcome = server.result(graph.graph)
+    assert "skin" in outcome.outputs[kept]["text"][0]
+    assert float(seen(server, outcome, saved).mean()) < float(seen(server, outcome, plain).mean())
+    cases: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("red hair", {"grow": -64}, "vanishes when it is shrunk"),
+        ("red hair", {"combine": "intersect"}, "leave nothing over (intersect)"),
+        ("the roof of the car", {}, "No face region is named"),
+    )
+    for text, changes, words in cases:
+        other = _Graph()
+        if "combine" in changes:
+            changes["mask"] = other.link("SolidMask", value=0.0, width=128, height=128)
+        other.mask(text, **changes)
+        assert words in server.fails(other.graph)
+    bare = _Graph()
+    node, _ = bare.mask("red hair")
+    del bare.graph[node]["inputs"]["concepts"]
+    assert "Concept Attention" in server.fails(bare.graph)

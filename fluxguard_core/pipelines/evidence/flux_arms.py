@@ -20,13 +20,13 @@ from ...protect.views import AlignedViews
 from ...protect.weight import AdaptiveWeight
 from ...recognition.identity import Identity, photo, untargeted
 from ...regions import soft_mask
+from ..masks import found_from_words
 from ..models import Models
 from ..portrait import (
     Job,
     decoded,
     edit_controls,
     invert_portrait,
-    mask_from_words,
     protect_portrait,
     seeded,
 )
@@ -50,14 +50,17 @@ class Editor:
         prompt = subject.prompt
         if models.complete is not None:
             prompt = models.complete(subject.source_prompt, prompt)
+        face = _face(subject)
+        found = found_from_words(models, subject.photo, subject.source_prompt, prompt, face)
         return Job(
             picture=subject.photo,
             source_prompt=subject.source_prompt,
             prompt=prompt,
-            mask=mask_from_words(models, subject.photo, subject.source_prompt, prompt),
-            face=_face(subject),
+            mask=found.mask,
+            face=face,
             identity=identity,
             preset=seeded(preset, seed),
+            found=found,
         )
 
     def inverted(self, subject: Subject, preset: Preset) -> Trajectory:

@@ -79,6 +79,8 @@ def _source(
         )
     if meshes:
         found["landmarks"] = _of_all([landmark_source(mesh, **named) for mesh in meshes])
+    elif points is not None:
+        found["landmarks"] = landmark_source(points, **named)
     segmenter = _segmenter()
     if segmenter is not None:
         found["clipseg"] = words_source(segmenter, read=read)

@@ -199,13 +199,31 @@ def _connected(rgb: Tensor, keep_identity: bool) -> dict[str, MaskSource]:
         return {"miniature": mask_source("miniature", rgb, keep_identity=keep_identity)}
     entries = {"bisenet": "bisenet", "segformer": "segformer-face", "clipseg": "clipseg"}
     there = [kind for kind, name in entries.items() if find(load_manifest()[name]) is not None]
-    if not there:
+    landmarks = _by_points(rgb, keep_identity)
+    if not there and landmarks is None:
         raise FluxGuardError(
             "No face parser for photos is on this machine; the built-in one knows only the miniature's drawn "
             "portraits.",
             "Fetch one with ‹run models download bisenet›, or name a file with --parser bisenet:FILE.",
         )
-    return {kind: _from_file(kind, None, keep_identity) for kind in there}
+    found = {kind: _from_file(kind, None, keep_identity) for kind in there if kind != "clipseg"}
+    if landmarks is not None:
+        found["landmarks"] = landmarks
+    if "clipseg" in there:
+        found["clipseg"] = _from_file("clipseg", None, keep_identity)
+    return found
+
+
+def _by_points(rgb: Tensor, keep_identity: bool) -> MaskSource | None:
+    """The parts of an average face at YuNet's five points, where its file is on this machine and finds a face."""
+    from ..faces.detectors import yunet
+    from ..regions.sources import landmark_source
+    from ..weights import load_manifest
+    from ..weights.where import find
+
+    file = find(load_manifest()["yunet"])
+    points = None if file is None else _points(yunet(file), rgb[0])
+    return None if points is None else landmark_source(points, keep_identity=keep_identity)
 
 
 def _from_file(kind: str, place: str | None, keep_identity: bool) -> MaskSource:

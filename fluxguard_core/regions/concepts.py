@@ -82,11 +82,16 @@ class ConceptParser:
         evidence = SHARPNESS[landmarks is not None] * scores
         if landmarks is not None:
             usual = usual_places(landmarks, *shown.shape[-2:])
-            evidence = evidence + torch.stack([usual[n].clamp_min(1e-3).log() for n in names])
+            evidence = evidence + torch.stack([_log_place(usual[name], name) for name in names])
         chance = _refined(shown, evidence)
         sure, best = chance.max(0)
         labels = torch.tensor([PARTS[name] for name in names], dtype=torch.uint8)[best]
         return _parted(labels, landmarks).to(picture.device), sure.to(picture.device)
+
+
+def _log_place(usual: Tensor, name: str) -> Tensor:
+    """Colour may find hair or clothes where they seldom are; eyes and lips stay where they belong."""
+    return usual.clamp_min(1e-6 if name in ("eyes", "lips") else 1e-3).log()
 
 
 def _refined(picture: Tensor, evidence: Tensor) -> Tensor:

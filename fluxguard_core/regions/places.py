@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .geometry import face_axes, five_points
+from .geometry import UNKNOWN, NoFace, face_axes, five_points
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,35 @@ def small_places(landmarks: Tensor, height: int, width: int) -> tuple[Tensor, di
         8: beside & (u > 0),
         14: outside & (v >= 0.9),
     }
+
+
+def labels_from_points(landmarks: Tensor, height: int, width: int) -> Tensor:
+    """uint8 [H,W] labels of an average face at five points [5,2]: skin, brows, eyes, nose, lips, else UNKNOWN.
+
+    Stands in for an outline where only a detector's five points are known. Raises NoFace outside the picture.
+    """
+    points = five_points(landmarks).cpu()
+    usual = usual_places(landmarks, height, width)
+    axes = _Axes(*face_axes(points, height, width))
+    right, small = small_places(landmarks, height, width)
+    brows = torch.minimum(*(axes.ring(side, -0.28, 0.36, 0.11) for side in (-0.5, 0.5))) < 1
+    face = torch.minimum(axes.ring(0, 0.45, 1.02, 1.3), axes.ring(0, 0.2, 1.05, 1.05)) < 1
+    labels = torch.full((height, width), UNKNOWN, dtype=torch.uint8)
+    for label, place in (
+        (1, face),
+        (10, small[10]),
+        (2, brows & ~right),
+        (3, brows & right),
+        (12, usual["lips"] > 0.5),
+        (4, (usual["eyes"] > 0.5) & ~right),
+        (5, (usual["eyes"] > 0.5) & right),
+    ):
+        labels[place] = label
+    if not bool(face.any()):
+        raise NoFace(
+            "The landmarks lie outside the picture.", "Give the landmarks of this picture."
+        )
+    return labels.to(landmarks.device)
 
 
 def _hair(axes: _Axes, skin: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from .geometry import FACE_IDS, UNKNOWN, FaceFrame, face_frame, isin, labels_fro
 from .mask import FaceParser
 from .morphology import dilate
 from .parsers import LABELS
+from .places import labels_from_points
 from .segmentation import Segmenter, phrase_of
 from .shapes import RULES, EmptyMask
 from .words import Understanding, UnknownWords, growing, message, understand
@@ -71,11 +72,15 @@ def parser_source(
 def landmark_source(
     landmarks: Tensor, *, keep_identity: bool = False, read: Reader = read_words
 ) -> MaskSource:
-    """Regions drawn from 68 or 468/478 landmarks [N,2]; they show no hair, clothes or background."""
+    """Regions drawn from 5, 68 or 468/478 landmarks [N,2]; they show no hair, clothes or background.
+
+    Five points give an average face's parts at their places, not this face's outlines.
+    """
 
     def find(picture: Tensor, wish: str, source: str | None = None) -> Found:
         height, width = picture.shape[-2:]
-        labels = labels_from_landmarks(landmarks, height, width)
+        draw = labels_from_points if len(landmarks) == 5 else labels_from_landmarks
+        labels = draw(landmarks, height, width).to(picture.device)
         return _on_labels(
             labels, landmarks, read(wish, source), wish, "landmarks", keep_identity, None
         )
@@ -225,7 +230,7 @@ def _nothing(
     )
     if labels is not None and bool((labels == UNKNOWN).any()):
         return text, (
-            "Landmarks outline the face only: give a face parser, which also shows hair, hat, clothes and "
-            "background, or a mask."
+            "Landmarks outline the face only: give a face parser, or concept attention of the model itself, which "
+            "also show hair, hat, clothes and background, or a mask."
         )
     return text, "Name another region, choose another parser, or draw the mask by hand."

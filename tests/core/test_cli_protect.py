@@ -292,6 +292,19 @@ def test_a_dry_run_writes_nothing_and_tells_the_cost(
     assert not out.exists()
 
 
+def test_without_a_mask_the_model_itself_is_asked_where_the_words_are(
+    files: Path, tmp_path: Path
+) -> None:
+    """Random weights find nothing meaningful; that they are asked, and named, is what counts here."""
+    photo, out = draw(tmp_path / "me.png"), tmp_path / "out.png"
+    given = arguments(files, photo, out, mask=None, prompt="a face in a forest")
+    assert main([*given, "--html"]) == 0
+    report = json.loads(out.with_suffix(".json").read_text())
+    assert report["settings"]["edit_region"].startswith("background ")
+    assert "by concept attention, sure 0." in report["settings"]["edit_region"]
+    assert "by concept attention" in out.with_suffix(".html").read_text()
+
+
 BAD: dict[str, tuple[dict[str, str | None], str]] = {
     "no prompt": ({"prompt": None}, "--prompt"),
     "no source prompt": ({"source_prompt": None}, "--source-prompt"),

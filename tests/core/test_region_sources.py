@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.mini.faces import parse_face
+from fluxguard_core.mini.faces import find_faces, parse_face
 from fluxguard_core.mini.portrait_spec import random_spec, with_attributes
 from fluxguard_core.mini.renderer import render
 from fluxguard_core.regions import (
     EmptyMask,
     FullMask,
+    NoFace,
     UnknownWords,
     auto_source,
     bisenet_parser,
@@ -248,6 +249,21 @@ def test_landmarks_say_what_they_cannot_show() -> None:
     assert source(torch.rand(3, 128, 128), "smooth skin", None).names == ("skin",)
     with pytest.raises(EmptyMask, match="Landmarks outline the face only: give a face parser"):
         source(torch.rand(3, 128, 128), "red hair", None)
+
+
+def test_five_points_show_an_average_face_where_they_are() -> None:
+    picture, labels = (lambda drawn: (drawn.image, drawn.labels))(render(random_spec(3)))
+    points = find_faces(picture)[0].landmarks
+    assert points is not None
+    source = landmark_source(points)
+    for wish, least in (("bigger eyes", 0.4), ("red lips", 0.4), ("a new nose", 0.5)):
+        found = source(picture, wish, None).mask[0, 0] > 0
+        true = region_mask(source(picture, wish, None).names[0], labels)
+        assert float((found & true).sum() / (found | true).sum()) > least, wish
+    with pytest.raises(EmptyMask, match="or concept attention of the model itself"):
+        source(picture, "red hair", None)
+    with pytest.raises(NoFace):
+        landmark_source(points + 1000)(picture, "red lips", None)
 
 
 def test_auto_takes_the_best_that_is_connected_and_says_which() -> None:

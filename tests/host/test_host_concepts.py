@@ -153,4 +153,4 @@ def test_what_text_to_mask_says_and_refuses(server: Server) -> None:
     bare = _Graph()
     node, _ = bare.mask("red hair")
     del bare.graph[node]["inputs"]["concepts"]
-    assert "Concept Attention" in server.fails(bare.graph)
+    assert "or concept attention of the model itself" in server.fails(bare.graph)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..backends.flux import FluxStack, Prompt, layout_of
 from ..flow import ValueInjection, VelocityFusion, flux_schedule, generate, invert
 from ..flow.controls import paper_injection
-from ..regions import coverage, grow, soft_mask, text_mask
+from ..regions import coverage, grow, parser_source, soft_mask
 from .faces import classify_attributes, parse_face
 from .models import GUIDANCE, complete, describe
 from .portrait_spec import PortraitSpec, random_spec
@@ -60,6 +60,7 @@ def person(number: int) -> PortraitSpec:
 
 def own_edit(stack: FluxStack) -> Edit:
     """FluxGuard's own edit without protection: inversion, injection and fusion in the words' mask."""
+    words = parser_source(parse_face)
 
     def edit(picture: Tensor, wish: Wish) -> Tensor:
         latent = stack.encode(picture)
@@ -71,7 +72,8 @@ def own_edit(stack: FluxStack) -> Edit:
                 flux_schedule(_STEPS, tokens),
                 solver="fireflow",
             )
-            grown = grow(text_mask(picture, wish.words, parse_face), 4)
+            found = [words(one, wish.words, None).mask for one in picture]
+            grown = grow(torch.cat(found), 4)
             injected = paper_injection(trajectory.intervals, coverage(grown))
             fusion = VelocityFusion(trajectory, soft_mask(grown, stack.geometry.pixels))
             controls = (ValueInjection(trajectory, injected), fusion)

@@ -90,7 +90,7 @@ def test_recognisers_count_as_attacked_unless_said_otherwise(folder: Path, tmp_p
     data = json.loads((tmp_path / "r.json").read_text())
     assert all(r["attacked"] for r in data["recognisers"])
     assert data["edit"]["psnr"] is None
-    assert (tmp_path / "r.html").read_text().count("<img") == 4
+    assert (tmp_path / "r.html").read_text().count("<img") == 4 + 5  # those at full size
 
 
 def test_bad_arguments_leave_no_file(folder: Path, tmp_path: Path) -> None:

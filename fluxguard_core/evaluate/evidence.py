@@ -10,6 +10,8 @@ from .statistics import Interval, clustered_mean, wilson
 RATES = ("match", "rank", "linked", "impersonates")
 """Beginnings of the names of what is a share; everything else is a mean."""
 POOLED = "all"
+FEWEST = 6
+"""People from which a difference can be told from chance at 5 %: five of five on one side happen in 1 of 16 cases."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Estimate:
 class Lead:
     """Ours minus another treatment on the same portraits, turns and judges; below 0 ours is matched less.
 
-    A lead is claimed only where the whole interval lies below 0.
+    A lead is claimed only where the whole interval lies below 0, and over six people or more.
     """
 
     protocol: str
@@ -66,6 +68,8 @@ class Lead:
     @property
     def verdict(self) -> str:
         """In a word."""
+        if self.people < FEWEST:
+            return "too few people to say"
         if self.interval.high < 0:
             return "ours leads"
         return "ours is behind" if self.interval.low > 0 else "no clear difference"

@@ -18,7 +18,7 @@ def tables(header: Mapping[str, Any], lines: Mapping[str, Mapping[str, object]])
     out = {"count": _count(header, found)}
     for name, measures, columns in (
         ("verify", ["match"], MATCHED),
-        ("look", ["cos", "ssim", "psnr", "haarpsi", "seconds"], ("own",)),
+        ("look", ["cos", "ssim", "psnr", "haarpsi", "shift"], ("own",)),
         ("identify", ["rank1", "rank5", "linked", "cos.link"], ("own",)),
         ("robust", _after(found), ("own",)),
         ("ablate", ["match", "cos", "ssim", "haarpsi"], ("own",)),

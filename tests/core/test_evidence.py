@@ -208,6 +208,8 @@ def test_sums_of_made_up_figures() -> None:
     assert lead.interval.value == pytest.approx(-0.5) and lead.verdict == "ours leads"
     (behind,) = leads(found, "pgd", ["match"])
     assert behind.verdict == "ours is behind"
+    few = leads([f for f in found if int(f.person) in (0, 6, 7)], "default", ["match"])
+    assert [lead.verdict for lead in few] == ["too few people to say"]
     table = markdown(estimates(found), ["match"], ["own"], {"default": "ours", "pgd": "PGD"})
     assert table.splitlines()[2].startswith("| ours | 10 % [")
 

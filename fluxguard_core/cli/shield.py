@@ -83,6 +83,12 @@ def _register_cloning(kinds: Any) -> None:
         default=CloneShield.limit,
         help="stop where every attacked recogniser sees less similarity (default: %(default)s)",
     )
+    parser.add_argument(
+        "--spreads",
+        type=float,
+        metavar="K",
+        help="instead, for calibrated recognisers: K spreads of strangers above their mean",
+    )
     sources.add_recognisers(parser)
     _add_faces(parser)
     add_face(parser)

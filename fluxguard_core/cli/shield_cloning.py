@@ -37,7 +37,7 @@ from .world_gate import check_world
 
 def chosen(args: argparse.Namespace) -> CloneShield:
     """The shield with the numbers that were given instead of its own."""
-    shield = replace(CloneShield(), limit=args.limit)
+    shield = replace(CloneShield(), limit=args.limit, spreads=args.spreads)
     if args.budget is not None:
         scale = args.budget / 255 / shield.budget
         shield = replace(shield, budget=args.budget / 255, step_size=shield.step_size * scale)

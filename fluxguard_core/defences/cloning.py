@@ -17,6 +17,7 @@ from ..protect.identity import differentiable_ensemble
 from ..protect.optimisers import SignMomentum
 from ..protect.spaces import PixelSpace
 from ..protect.views import AlignedViews
+from ..recognition.encoder import FaceEncoder
 from ..recognition.ensemble import Ensemble, embed_fixed
 from ..resampling import bilinear
 
@@ -30,6 +31,8 @@ class CloneShield:
         step_size: of a sign step (paper: 8e-4).
         steps: at most so many.
         limit: th_s, the similarity below which every attacked encoder has to come (published results: about 0.1).
+        spreads: instead of ``limit``, for encoders whose strangers are known: so many of their spreads above the mean
+            of strangers, since for one encoder strangers lie at 0.05 and for another at 0.8.
         grid: side of the aligned grid that carries the change; coarser survives recompression better.
         views: random views a step beside the plain one.
         jitter: of the alignment, as a share of the eye distance.
@@ -40,6 +43,7 @@ class CloneShield:
     momentum: float = 0.9
     steps: int = 150
     limit: float = 0.1
+    spreads: float | None = None
     grid: int = 112
     views: int = 1
     jitter: float = 0.03
@@ -51,12 +55,13 @@ class EncoderTerm:
 
     Args:
         references: unit vectors [N, D] of the clean faces, by encoder; N faces of one picture.
-        limit: the goal is met where every encoder sees every face below it, in the first view, the plain one.
+        limits: by encoder; the goal is met where every one sees every face below its own, in the first view, the
+            plain one.
     """
 
     ensemble: Ensemble
     references: Mapping[str, Tensor]
-    limit: float
+    limits: Mapping[str, float]
     name: str = "likeness to the person"
 
     def __call__(self, picture: Tensor, draw: Draw) -> Reading:
@@ -72,7 +77,8 @@ class EncoderTerm:
                 for vectors, encoder in zip(seen, self.ensemble.attacked, strict=True)
             ]
         )  # encoders, views, faces
-        met = (similar[:, 0] < self.limit).all().reshape(1)
+        limits = similar.new_tensor([self.limits[e.name] for e in self.ensemble.attacked])
+        met = (similar[:, 0] < limits[:, None]).all().reshape(1)
         figures = {
             f"source {encoder.name}": rows.mean(0)
             for encoder, rows in zip(self.ensemble.attacked, similar, strict=True)
@@ -158,7 +164,7 @@ def shield_cloning(
     views = AlignedViews(landmarks, random=shield.views, jitter=shield.jitter)
     with gradients():
         photo = picture.detach().clone()
-        term = _encoder_term(ensemble, photo, views, shield.limit)
+        term = _encoder_term(ensemble, photo, views, shield)
         space = FaceGridSpace(photo, landmarks.clone(), shield.budget, shield.grid, generator)
         done = _descend(
             space, term, shield, lambda: Draw(views(generator), generator), on_step, stops
@@ -182,14 +188,23 @@ def _descend(
 
 
 def _encoder_term(
-    ensemble: Ensemble, photo: Tensor, views: AlignedViews, limit: float
+    ensemble: Ensemble, photo: Tensor, views: AlignedViews, shield: CloneShield
 ) -> EncoderTerm:
     ensemble = differentiable_ensemble(ensemble)
     references = {
         encoder.name: embed_fixed(encoder, views.plain(photo, encoder.crop))
         for encoder in ensemble.attacked
     }
-    return EncoderTerm(ensemble, references, limit)
+    limits = {encoder.name: limit_of(encoder, shield) for encoder in ensemble.attacked}
+    return EncoderTerm(ensemble, references, limits)
+
+
+def limit_of(encoder: FaceEncoder, shield: CloneShield) -> float:
+    """The similarity below which an encoder no longer reads the person."""
+    known = encoder.strangers
+    if shield.spreads is None or known is None:
+        return shield.limit
+    return known.mean + shield.spreads * known.spread
 
 
 def _rounded(

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxguard_core.defences.cloning import CloneShield, FaceGridSpace, shield_cloning
+from fluxguard_core.defences.cloning import (
+    CloneShield,
+    FaceGridSpace,
+    limit_of,
+    shield_cloning,
+)
 from fluxguard_core.errors import Interrupted
 from fluxguard_core.faces.alignment import align
 from fluxguard_core.protect.engine import Step
-from fluxguard_core.recognition.encoder import FaceEncoder
+from fluxguard_core.recognition.encoder import FaceEncoder, Strangers
 from fluxguard_core.recognition.ensemble import Ensemble
 
 from .tiny import landmarks, noise
@@ -89,6 +96,18 @@ def test_every_attacked_encoder_comes_below_the_limit_and_then_it_stops(count: i
     assert len(done.log) < SHIELD.steps and not calls
     assert (done.picture - clean).abs().max() <= SHIELD.budget + 1e-6
     assert torch.equal((done.picture * 255).round() / 255, done.picture)
+
+
+def test_a_limit_may_be_told_in_spreads_of_strangers() -> None:
+    plain = FaceEncoder("a", Normed(1), 112)
+    known = replace(plain, strangers=Strangers(0.8, 0.02, "made up for tests"))
+    shield = CloneShield(spreads=3.0)
+    assert limit_of(known, shield) == pytest.approx(0.86)
+    assert limit_of(known, CloneShield()) == limit_of(plain, shield) == CloneShield.limit
+    done = shield_cloning(picture(), faces(), Ensemble((known,)), replace(SHIELD, spreads=3.0))
+    assert done.settled is not None and done.settled.met
+    (seen,) = done.settled.figures["likeness to the person"].values()
+    assert SHIELD.limit < seen < 0.86  # it stopped there, and went no further
 
 
 def test_an_interrupt_keeps_the_best_so_far() -> None:

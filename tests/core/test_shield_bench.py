@@ -129,3 +129,15 @@ def test_the_bench_runs_resumes_and_writes_a_table(
     assert main(given) == 0
     assert "person 0" not in capsys.readouterr().out
     assert (tmp_path / "shields.md").read_text().startswith("| attacker |")
+
+
+def test_the_measured_table_is_the_logs() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    cells = read(docs / "measured" / "shields.jsonl")
+    text = (docs / "shields.md").read_text(encoding="utf-8")
+    for arm in bench_shields.ARMS:
+        (line,) = (row for row in text.splitlines() if row.startswith(f"| {arm} |"))
+        told = [part.strip().split(" ")[0] for part in line.split("|")[2:5]]
+        for attacker, value in zip(("own edit", "redraw .5", "redraw .7"), told, strict=True):
+            found = [c.ssim for c in cells if (c.attacker, c.arm) == (attacker, arm)]
+            assert float(value) == pytest.approx(sum(found) / len(found), abs=6e-4), (arm, attacker)

@@ -79,7 +79,7 @@ def add_flux(parser: Any) -> None:
         "--offload",
         action="store_true",
         help="keep only the working part on the device; the transformer (23.8 GB for FLUX.1 in bfloat16) then goes "
-        "and comes once for each attacked interval",
+        "and comes back for each attacked interval",
     )
     group.add_argument(
         "--cache-format",

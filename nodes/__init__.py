@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .attributes import (
+    AttributePrivacy,
+    AttributeWordsNode,
+    LoadAttributeEditor,
+    MiniAttributeEditor,
+)
+from .cloaks import ApplyCloak, LoadCloak, TrainCloak
 from .concepts import ConceptAttention
 from .editing import AttentionVInjection, VelocityFusionNode
 from .existing import ProtectLatent
@@ -44,10 +51,17 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     ShieldAgainstTraining,
     ShieldAgainstCloning,
     ShieldTesterNode,
+    LoadAttributeEditor,
+    AttributePrivacy,
+    AttributeWordsNode,
+    TrainCloak,
+    LoadCloak,
+    ApplyCloak,
     LoadMiniTextEncoder,
     MiniPortrait,
     MiniFaceFinder,
     MiniRecognisers,
+    MiniAttributeEditor,
 )
 
 

@@ -16,6 +16,8 @@ from ..fluxguard_core.weights import find, load_manifest, require, search_roots
 from ..fluxguard_core.weights.where import RECOGNISERS
 
 TRAJECTORIES = "fluxguard/trajectories"
+ATTRIBUTES = "fluxguard/attributes"
+CLOAKS = "fluxguard/cloaks"
 _STOCK_FOLDERS = ("diffusion_models", "vae", "loras")
 _SUFFIXES = {".safetensors", ".pth", ".pt", ".onnx"}
 
@@ -24,7 +26,12 @@ def register_folders() -> None:
     """Make the shipped fluxguard-mini-* files visible to the stock loaders, and our folders known to the host."""
     for name in _STOCK_FOLDERS:
         folder_paths.add_model_folder_path(name, str(weights_folder() / name))
-    for name, suffixes in ((RECOGNISERS, _SUFFIXES), (TRAJECTORIES, {".safetensors"})):
+    for name, suffixes in (
+        (RECOGNISERS, _SUFFIXES),
+        (TRAJECTORIES, {".safetensors"}),
+        (ATTRIBUTES, _SUFFIXES - {".onnx"}),
+        (CLOAKS, {".safetensors"}),
+    ):
         ours = [root / name for root in model_roots()]
         found = dict.fromkeys(map(str, (*ours, *_host_folders(name))))
         folder_paths.folder_names_and_paths[name] = (list(found), suffixes)

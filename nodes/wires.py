@@ -10,6 +10,8 @@ from torch import Tensor
 TrajectoryWire = io.Custom("FLUXGUARD_TRAJECTORY")
 EnsembleWire = io.Custom("FR_ENSEMBLE")
 IdentityWire = io.Custom("FR_IDENTITY")
+CloakWire = io.Custom("FLUXGUARD_CLOAK")
+AttributesWire = io.Custom("FLUXGUARD_ATTRIBUTES")
 FacesWire = io.Custom("FLUXGUARD_FACES")
 ConceptsWire = io.Custom("FLUXGUARD_CONCEPTS")
 InversionOptionsWire = io.Custom("FLUXGUARD_INVERSION_OPTIONS")

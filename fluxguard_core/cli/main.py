@@ -14,7 +14,18 @@ from ..errors import FluxGuardError, Interrupted
 from .command_line import TERMINAL
 
 # Modules of this package that register commands, in the order of the help.
-AREAS = ("demo", "protect", "shield", "regions", "report", "models", "calibrate", "bench")
+AREAS = (
+    "demo",
+    "protect",
+    "shield",
+    "attributes",
+    "cloak",
+    "regions",
+    "report",
+    "models",
+    "calibrate",
+    "bench",
+)
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:

@@ -155,6 +155,7 @@ def _unwrap(file: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, str]
                 content = {**inner, **{k: v for k, v in notes.items() if _is_note(v)}}
                 break
         tensors = {str(k): v.detach() for k, v in content.items() if isinstance(v, Tensor)}
+        tensors = tensors or _side_by_side(content)
         if tensors:
             return tensors, {str(k): str(v) for k, v in content.items() if _is_note(v)}
     raise ModelFileError(
@@ -162,6 +163,17 @@ def _unwrap(file: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, str]
         "state dictionary.",
         "Use the checkpoint that the model's own loader reads.",
     )
+
+
+def _side_by_side(content: dict[Any, Any]) -> dict[str, Tensor]:
+    """Several networks in one file, as GANs are saved: their tensors under NETWORK.NAME."""
+    networks = {k: v for k, v in content.items() if isinstance(v, dict)}
+    return {
+        f"{network}.{name}": tensor.detach()
+        for network, inner in networks.items()
+        for name, tensor in inner.items()
+        if isinstance(tensor, Tensor)
+    }
 
 
 def _is_note(value: Any) -> bool:

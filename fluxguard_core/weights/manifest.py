@@ -29,6 +29,8 @@ ROLES = frozenset(
         "landmarks",
         "parser",
         "attributes",
+        "attribute-editor",
+        "cloak",
         "text-mask",
         "perceptual",
     ]

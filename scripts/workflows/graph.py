@@ -26,6 +26,7 @@ _SHOWS = {
     "FluxGuard_FacePicker": 220,
     "FluxGuard_MiniFaceFinder": 220,
     "FluxGuard_MiniPortrait": 240,
+    "FluxGuard_AttributePrivacy": 240,
     "FluxGuard_LatentRefiner": 150,
     "FluxGuard_ProtectLatent": 150,
     "FluxGuard_PrivacyReport": 420,

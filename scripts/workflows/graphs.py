@@ -104,6 +104,36 @@ def many_prompts(flow: Flow, mini: bool) -> None:
         decoded(flow, stage, change.latent, (result, "protected"), title, save=True)
 
 
+def attribute_privacy(flow: Flow, mini: bool) -> None:
+    """What a face reveals, changed while recognisers still match."""
+    flow.stage("1 · Picture")
+    image, faces = picture(flow, mini, scaled=False, meshes=mini)
+    flow.stage("2 · Who changes, who judges")
+    if mini:
+        editor = flow.node("FluxGuard_MiniAttributeEditor"), "editor"
+    else:
+        editor = flow.node("FluxGuard_LoadAttributeEditor", file="weights.199.pth"), "editor"
+    ensemble = recognisers(flow, mini)
+    if not mini:
+        flow.note(_ABOUT_ATTGAN, 230)
+    flow.stage("3 · Attribute Privacy")
+    links = {"image": image, "editor": editor, "faces": faces, "ensemble": ensemble}
+    asked = "Black_Hair=yes" if mini else "Eyeglasses=no"
+    changed = flow.node("FluxGuard_AttributePrivacy", links, mode="set", mode__attributes=asked)
+    flow.stage("4 · Result")
+    flow.node(
+        "SaveImage", {"images": (changed, "IMAGE")}, "Changed", filename_prefix="fluxguard/changed"
+    )
+
+
+_ABOUT_ATTGAN = (
+    "## The editor\nAn AttGAN checkpoint of 13 attributes (public PyTorch code, with G and D) in "
+    "models/fluxguard/attributes, or one that you trained on your own labelled pictures with `attributes train`. "
+    "FluxGuard ships none for photos. Choose other files of the same attributes as `held_out`, to hear what a "
+    "classifier reads that took no part."
+)
+
+
 def start_here(flow: Flow, mini: bool) -> None:
     """The whole method as one node, small enough for a screen: what a newcomer opens first."""
     flow.width, flow.gap = 266, 72
@@ -212,5 +242,6 @@ GRAPHS: dict[str, Callable[[Flow, bool], Any]] = {
     "batch": lambda flow, mini: edit_and_protect(flow, mini, count=2),
     "shield-edits": shield_edits,
     "shield-person": shield_person,
+    "attribute-privacy": attribute_privacy,
     "paper": lambda flow, mini: edit_and_protect(flow, mini, preset="paper"),
 }

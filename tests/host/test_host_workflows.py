@@ -214,3 +214,43 @@ def test_networks_are_moved_whole_counted_and_given_back(installation: tuple[Pat
     assert found.pop("kept decoders") == 0
     assert found.pop("batch") == 4
     assert len(found) == 8 and all(found.values()), found
+
+
+def test_attribute_privacy(server: Server) -> None:
+    graph = graph_of("attribute-privacy")
+    outcome = server.result(graph)
+    before, after = original(graph), pictures(server, outcome, find(graph, "SaveImage"))
+    assert after.shape == before.shape and float((before - after).abs().max()) > 0.05
+    # The chest, far from the hair, is the original's own pixels.
+    assert float((before - after).abs()[..., -6:, 60:68].max()) < 1.01 / 255
+    report = outcome.outputs[find(graph, "FluxGuard_AttributePrivacy")]["text"][0]
+    assert "Black_Hair" in report and "(unseen)" in report and "still matches" in report
+    node = graph[find(graph, "FluxGuard_AttributePrivacy")]
+    node["inputs"]["mode.attributes"] = "Black_Hair=maybe"
+    assert "NAME=yes or NAME=no" in server.fails(graph)
+
+
+def test_a_cloak_is_trained_and_applied(server: Server) -> None:
+    graph = graph_of("attribute-privacy")
+    portrait, faces = find(graph, "FluxGuard_MiniPortrait"), find(graph, "FluxGuard_MiniFaceFinder")
+    ensemble = find(graph, "FluxGuard_MiniRecognisers")
+    keep = {name: graph[name] for name in (portrait, faces, ensemble)}
+    train = {
+        "images": [portrait, 0],
+        "faces": [faces, 0],
+        "ensemble": [ensemble, 0],
+        "name": "test-cloak",
+        "steps": 2,
+        "limit": 6.0,
+        "seed": 0,
+    }
+    keep["t"] = {"class_type": "FluxGuard_TrainCloak", "inputs": train, "_meta": {"title": "t"}}
+    apply = {"images": [portrait, 0], "faces": [faces, 0], "cloak": ["t", 0]}
+    keep["a"] = {"class_type": "FluxGuard_ApplyCloak", "inputs": apply, "_meta": {"title": "a"}}
+    save = {"images": ["a", 0], "filename_prefix": "fluxguard/cloaked"}
+    keep["s"] = {"class_type": "SaveImage", "inputs": save, "_meta": {"title": "s"}}
+    outcome = server.result(keep)
+    after = pictures(server, outcome, "s")
+    moved = (after - original(keep)).abs() * 255
+    assert 0 < float(moved.max()) < 7.0
+    assert (server.base / "models" / "fluxguard" / "cloaks" / "test-cloak.safetensors").is_file()

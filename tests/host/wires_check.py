@@ -17,6 +17,7 @@ import torch
 from comfy.nested_tensor import NestedTensor
 from comfy_api.latest import io
 from portraits import nodes
+from portraits.fluxguard_core.defences.cloak import Cloak, CloakGenerator
 from portraits.fluxguard_core.errors import FluxGuardError
 from portraits.fluxguard_core.evaluate import Shot
 from portraits.fluxguard_core.mini.world import weights_path
@@ -180,6 +181,18 @@ def bases() -> dict[str, dict[str, Any]]:
         },
         "PrivacyReport": {**pictures, "ensemble": ensemble, "second_photo": image, "faces": faces},
         "MiniFaceFinder": {"image": image, "which": {"which": "largest"}},
+        "AttributePrivacy": {
+            "image": image, "editor": only(nodes.MiniAttributeEditor)[0], "faces": faces,
+            "mode": {"mode": "set", "attributes": "Black_Hair=yes"}, "identity": "keep",
+        },
+        "TrainCloak": {
+            "images": image, "faces": faces, "ensemble": ensemble, "name": "tried", "steps": 1,
+            "limit": 6.0, "seed": 0,
+        },
+        "ApplyCloak": {
+            "images": image, "faces": faces, "mask": mask,
+            "cloak": Cloak(CloakGenerator(8).eval(), world="drawn"),
+        },
     }  # fmt: skip
 
 
@@ -199,6 +212,7 @@ def handed_over() -> None:
     bridge.fuse_velocities = lambda model, fusion: fusion.mask
     bridge.inject_values = lambda model, injection: torch.tensor(float(injection.intervals))
     nodes.protection.prepare = nodes.existing.prepare = reached
+    nodes.attributes.change_attributes = nodes.cloaks.drawn_from = reached
     nodes.report.measure = nodes.inversion.host.with_field = reached
 
 

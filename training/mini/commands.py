@@ -51,6 +51,12 @@ def _lora(plan: TrainPlan) -> None:
     train_lora(plan)
 
 
+def _attgan(plan: TrainPlan) -> None:
+    from .attributes_train import train_drawn_attgan
+
+    train_drawn_attgan(plan)
+
+
 # Part -> (trainer, default steps, default batch).
 PARTS: dict[str, tuple[PartTrainer, int, int]] = {
     "renderer-cache": (_renderer_cache, 1, 1),
@@ -58,6 +64,7 @@ PARTS: dict[str, tuple[PartTrainer, int, int]] = {
     "vae-decoder": (_vae_decoder, 4000, 16),
     "flux": (_flux, 20000, 32),
     "lora": (_lora, 600, 32),
+    "attgan": (_attgan, 12000, 32),
     **FACE_PARTS,
 }
 

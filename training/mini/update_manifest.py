@@ -31,6 +31,7 @@ _BY_FOLDER = {
     "vae": ("autoencoder", "vae"),
     "text_encoders": ("text-encoder", "text_encoders"),
     "loras": ("lora", "loras"),
+    "attributes": ("attribute-editor", "fluxguard/attributes"),
     "faces": ("recogniser", "fluxguard/recognisers"),
 }
 

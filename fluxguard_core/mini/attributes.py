@@ -1,0 +1,78 @@
+"""Attribute privacy on drawn portraits: the shipped AttGAN, the regions, and a judge that it never met."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..defences.attgan_files import load_attgan
+from ..defences.attribute_edit import AttributeEditor
+from ..pipelines.attributes import AttributeModels, Judge
+from ..recognition.ensemble import Ensemble
+from ..weights.manifest import load_manifest
+from .attribute_labels import ATTRIBUTES
+from .faces import PORTRAIT_POINTS, SIDE, attribute_net, load_ensemble, parse_face, view_at
+from .portrait_spec import CHOICES
+
+NAME = "fluxguard-mini-attgan"
+FRAME = (PORTRAIT_POINTS + 0.5) / SIDE
+_COLOURS = {
+    "Black_Hair": "black",
+    "Blond_Hair": "blond",
+    "Brown_Hair": "brown",
+    "Gray_Hair": "grey",
+}
+_SHOWN = {
+    "Eyeglasses": ("eyeglasses", "yes"),
+    "No_Beard": ("beard", "no"),
+    "Smiling": ("smile", "yes"),
+    "Wearing_Earrings": ("earrings", "yes"),
+}
+_WORN = {"Heavy_Makeup": "eyeshadow", "Wearing_Hat": "hat", "Wearing_Lipstick": "lipstick"}
+
+
+def attgan_path() -> Path:
+    """Where the shipped file lies."""
+    return Path(__file__).parent / "weights" / "attributes" / f"{NAME}.safetensors"
+
+
+@cache
+def drawn_editor() -> AttributeEditor:
+    """The shipped AttGAN; it edits drawn portraits only."""
+    with torch.inference_mode(False):
+        gan = load_attgan(attgan_path(), expected=load_manifest()[NAME])
+    return AttributeEditor.of(NAME, gan, frame=FRAME)
+
+
+@torch.no_grad()
+def _seen(picture: Tensor, points: Tensor) -> Tensor:
+    """What the miniature's attribute classifier says of the whole portrait, by the editor's names [n]."""
+    side = max(picture.shape[-2:])
+    back = torch.tensor([[[1.0, 0, 0], [0, 1.0, 0]]]) * side / SIDE
+    half = torch.tensor([(picture.shape[-1] - 1) / 2, (picture.shape[-2] - 1) / 2])
+    back[0, :, 2] = half - side / SIDE * (SIDE - 1) / 2
+    shares = {k: v.softmax(1)[0] for k, v in attribute_net()(view_at(picture, back)).items()}
+
+    def share(kind: str, value: str) -> Tensor:
+        return shares[kind][CHOICES[kind].index(value)]
+
+    bald = share("hair_style", "bald")
+    sure = {"Bald": bald}
+    sure |= {name: (1 - bald) * share("hair_colour", colour) for name, colour in _COLOURS.items()}
+    sure |= {name: share(*shown) for name, shown in _SHOWN.items()}
+    sure |= {name: 1 - share(kind, "none") for name, kind in _WORN.items()}
+    return torch.stack([sure[name] for name in ATTRIBUTES])
+
+
+def drawn_judge() -> Judge:
+    """The miniature's attribute classifier: another network, no part of the AttGAN's training or of the search."""
+    return Judge("fluxguard-mini-attributes", ATTRIBUTES, _seen)
+
+
+def drawn_models(ensemble: Ensemble | None = None) -> AttributeModels:
+    """Everything for drawn portraits; the ViT and MobileFace only judge."""
+    chosen = ensemble or load_ensemble(held_out=["mobileface"])
+    return AttributeModels(drawn_editor(), (drawn_judge(),), chosen, parse_face)

@@ -128,7 +128,9 @@ def needs() -> None:
     def need(preset, tiny, refiner, perceptual=None):
         ensemble = SimpleNamespace(attacked=[encoder])
         wishes = SimpleNamespace(preset=preset_named(preset), ensemble=ensemble)
-        return preparation._working_bytes(wishes, refiner, decoder, tiny, shape, (128, 128), 1, perceptual)
+        return preparation._working_bytes(
+            wishes, refiner, decoder, tiny, shape, (128, 128), 1, perceptual
+        )
 
     trusting = SimpleNamespace(decode="tiny", check="full")
     fast = need("fast", tiny, trusting)

@@ -30,6 +30,7 @@ from ..fluxguard_core.regions import (
     concept_source,
     joined,
     landmark_source,
+    outlines_first,
     parser_source,
     read_words,
     segformer_parser,
@@ -78,7 +79,9 @@ def _source(
             attend, lambda _: points, phrases=concepts.phrases, **named
         )
     if meshes:
-        found["landmarks"] = _of_all([landmark_source(mesh, **named) for mesh in meshes])
+        mesh = found["landmarks"] = _of_all([landmark_source(one, **named) for one in meshes])
+        if concepts is not None:
+            found["concepts"] = outlines_first(mesh, found["concepts"])
     elif points is not None:
         found["landmarks"] = landmark_source(points, **named)
     segmenter = _segmenter()

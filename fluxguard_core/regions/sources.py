@@ -8,6 +8,7 @@ looked for, what is there and what would help.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,6 +27,24 @@ from .words import Understanding, UnknownWords, growing, message, understand
 IDENTITY = ("eyes", "eyebrows", "nose", "mouth")
 """What people and recognisers know a face by."""
 
+OUTLINED = (
+    "eyes",
+    "pupils",
+    "eyeshadow",
+    "eyebrows",
+    "nose",
+    "lips",
+    "mouth",
+    "smile",
+    "expression",
+    "cheeks",
+    "chin",
+    "makeup",
+    "skin",
+    "face",
+    "face_shape",
+)
+"""Regions whose edges a face mesh draws; the others lie partly where it shows nothing."""
 
 MaskSource = Callable[[Tensor, str, str | None], Found]
 """Picture [3,H,W] in [0,1], wish, source prompt or None -> what was found."""
@@ -84,6 +103,37 @@ def landmark_source(
         return _on_labels(
             labels, landmarks, read(wish, source), wish, "landmarks", keep_identity, None
         )
+
+    return find
+
+
+def outlines_first(mesh: MaskSource, other: MaskSource) -> MaskSource:
+    """`OUTLINED` regions by a face mesh, the rest of the wish by `other`, which is asked only where one is left."""
+
+    def find(picture: Tensor, wish: str, source: str | None = None) -> Found:
+        try:
+            drawn = mesh(picture, wish, source)
+        except UnknownWords:
+            raise
+        except FluxGuardError:
+            return other(picture, wish, source)
+        parts = {name: part for name, part in (drawn.regions or {}).items() if name in OUTLINED}
+        if not parts:
+            return other(picture, wish, source)
+        kept = replace(
+            drawn,
+            mask=torch.stack(list(parts.values())).any(0).float()[None, None],
+            names=tuple(parts),
+            shares={name: drawn.shares[name] for name in parts},
+            missing=(*drawn.missing, *(name for name in drawn.names if name not in parts)),
+            regions=parts,
+        )
+        if not kept.missing:
+            return kept
+        try:
+            return completed(kept, other(picture, wish, source))
+        except FluxGuardError:
+            return kept
 
     return find
 

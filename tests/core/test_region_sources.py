@@ -16,6 +16,7 @@ from fluxguard_core.mini.portrait_spec import random_spec, with_attributes
 from fluxguard_core.mini.renderer import render
 from fluxguard_core.regions import (
     EmptyMask,
+    Found,
     FullMask,
     NoFace,
     UnknownWords,
@@ -26,6 +27,7 @@ from fluxguard_core.regions import (
     grow,
     landmark_source,
     latent_mask,
+    outlines_first,
     parser_source,
     region_mask,
     segformer_parser,
@@ -286,6 +288,34 @@ def test_auto_takes_the_best_that_is_connected_and_says_which() -> None:
         auto_source(landmarks=landmarks)(picture, "red hair", None)
     with pytest.raises(FluxGuardError, match="nothing that shows them is connected"):
         auto_source(parser=None)
+
+
+def test_a_mesh_draws_what_it_outlines_and_the_other_source_the_rest() -> None:
+    picture = portrait(hair_style="long")
+    asked: list[str] = []
+    drawn, parser = landmark_source(sixty_eight()), parser_source(parse_face, "other")
+
+    def other(picture: Tensor, wish: str, source: str | None = None) -> Found:
+        asked.append(wish)
+        return parser(picture, wish, source)
+
+    source = outlines_first(drawn, other)
+    lips = source(picture, "red lips", None)
+    assert torch.equal(lips.mask, drawn(picture, "red lips", None).mask) and not asked
+    hair = source(picture, "red hair", None)
+    assert hair.source == "other" and asked == ["red hair"]
+    both = source(picture, "red lips and red hair", None)
+    assert both.source == "landmarks, and hair by other" and not both.missing
+    assert torch.equal(both.mask, torch.maximum(lips.mask, hair.mask))
+    # Landmarks have a place for a hat, but not its edges.
+    hat = source(picture, "a red hat and red lips", None)
+    assert set(hat.names) == {"hat", "lips"} and hat.source == "landmarks, and hat by other"
+    bald = portrait(hair_style="bald", hat="none")
+    assert source(bald, "red lips and red hair", None).missing == ("hair",)
+    with pytest.raises(UnknownWords):
+        source(picture, "a fast car", None)
+    beside = outlines_first(landmark_source(sixty_eight() + 1000), other)
+    assert beside(picture, "red lips", None).source == "other"
 
 
 def test_words_source_thresholds_probabilities() -> None:

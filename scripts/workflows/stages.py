@@ -181,9 +181,14 @@ def edit(
     )
     trajectory: Link = inversion, "trajectory"
     flow.stage("4 · What may change")
+    links = {"image": stage.image, "faces": stage.faces}
+    # The miniature's parser finds every region, and the published method asks no attention for one.
+    if not stage.mini and preset != "paper":
+        asked = {"model": model, "clip": stage.clip, "trajectory": trajectory}
+        links["concepts"] = flow.node("FluxGuard_ConceptAttention", asked), "concepts"
     mask = flow.node(
         "FluxGuard_TextToMask",
-        {"image": stage.image, "faces": stage.faces},
+        links,
         text=words,
         grow=4 if stage.mini else 8,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .graphs import Builder, saved_trajectory
-from .miniature import pictures
+from .landmarker import mesh_of, write_landmarker
+from .miniature import API, find, pictures
 from .server import Outcome, Server
 
 PERSON = 349  # long brown hair, white clothes, a pink background
@@ -129,6 +131,64 @@ def test_with_a_lora_and_with_fp8_weights(server: Server) -> None:
     for name in ("lora", "fp8"):
         assert overlap(masks["plain"], masks[name]) > 0.8, name
     assert not torch.equal(masks["plain"], masks["lora"])
+
+
+def shipped(server: Server) -> tuple[Builder, str]:
+    """The full-size graph "edit-only" up to its Text to Mask, with the miniature's weights; that node's id."""
+    from fluxguard_core.mini.portrait_spec import random_spec
+    from fluxguard_core.mini.renderer import render_batch
+
+    _, labels, points = render_batch([random_spec(PERSON)], 128)
+    mesh = mesh_of(labels[0], points[0])
+    graph = json.loads((API / "edit-only.json").read_text("utf-8"))
+    swapped: dict[str, tuple[str, dict[str, Any]]] = {
+        "UNETLoader": ("UNETLoader", {"unet_name": "fluxguard-mini-flux.safetensors"}),
+        "DualCLIPLoader": ("FluxGuard_LoadMiniTextEncoder", {}),
+        "VAELoader": ("VAELoader", {"vae_name": "fluxguard-mini-vae.safetensors"}),
+        "LoadImage": ("FluxGuard_MiniPortrait", {"seed": PERSON, "count": 1, "size": 128}),
+        "ImageScaleToTotalPixels": ("ImageScaleToTotalPixels", {"megapixels": (128 / 1024) ** 2}),
+        "LoadMediaPipeFaceLandmarker": (
+            "LoadMediaPipeFaceLandmarker",
+            {"model_name": write_landmarker(server.base / "models" / "detection", mesh, 128)},
+        ),
+        "MediaPipeFaceLandmarker": ("MediaPipeFaceLandmarker", {"detector_variant": "short"}),
+        "CLIPTextEncode": ("CLIPTextEncode", {"text": SAID}),
+        "FluxGuard_RFInversion": ("FluxGuard_RFInversion", {"steps": 4}),
+        "FluxGuard_TextToMask": ("FluxGuard_TextToMask", {"grow": 0}),
+    }
+    for entry in graph.values():
+        if entry["class_type"] in swapped:
+            kind, inputs = swapped[entry["class_type"]]
+            kept = entry["inputs"] if kind == entry["class_type"] else {}
+            entry |= {"class_type": kind, "inputs": {**kept, **inputs}}
+    mask = find(graph, "FluxGuard_TextToMask")
+    needed = [mask]
+    for node in needed:
+        links = [value for value in graph[node]["inputs"].values() if isinstance(value, list)]
+        needed += [link[0] for link in links if link[0] not in needed]
+    return Builder({node: graph[node] for node in needed}), mask
+
+
+def test_the_full_size_graph_draws_lips_by_the_mesh_and_finds_hair_by_the_model(
+    server: Server,
+) -> None:
+    """No face parser is there: landmarks outline the lips, and Concept Attention, as wired, shows the rest."""
+    shared, node = shipped(server)
+    told: dict[str, str] = {}
+    masks: dict[str, Tensor] = {}
+    for text in ("red lipstick", "red hair", "a new background", "red lipstick and red hair"):
+        graph = {name: dict(entry) for name, entry in shared.graph.items()}
+        graph[node]["inputs"] = {**graph[node]["inputs"], "text": text}
+        graph["m"] = {"class_type": "MaskToImage", "inputs": {"mask": [node, 0]}}
+        save = {"images": ["m", 0], "filename_prefix": "fluxguard/concepts"}
+        graph["s"] = {"class_type": "SaveImage", "inputs": save}
+        outcome = server.result(graph)
+        told[text], masks[text] = outcome.outputs[node]["text"][0], seen(server, outcome, "s")
+    assert "by landmarks)" in told["red lipstick"], told
+    assert "by concept attention, sure 0." in told["red hair"], told
+    assert "by concept attention, sure 0." in told["a new background"], told
+    assert "by landmarks, and hair by concept attention)" in told["red lipstick and red hair"]
+    assert overlap(masks["red hair"], true_hair()) > 0.4
 
 
 def test_what_text_to_mask_says_and_refuses(server: Server) -> None:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..resampling import shrink
 from .found import Found
 from .places import small_places, usual_places
 from .refine import colour_posterior, guided
@@ -101,7 +102,7 @@ def _refined(picture: Tensor, evidence: Tensor) -> Tensor:
         return colour_posterior(picture, evidence)
     size = (max(1, height * WORKING // longest), max(1, width * WORKING // longest))
     small = F.interpolate(picture[None], size, mode="area")[0]
-    coarse = F.interpolate(evidence[None], size, mode="bilinear", antialias=True)[0]
+    coarse = shrink(evidence[None], size)[0]
     chance = colour_posterior(small, coarse)
     large = F.interpolate(chance[None], (height, width), mode="bilinear")[0]
     chance = guided(large, picture, max(1, round(1.5 * longest / WORKING))).clamp_min(0)

@@ -26,6 +26,7 @@ from fluxguard_core.pictures.files import read_picture, write_png
 from fluxguard_core.recognition.backbones.inception_resnet import InceptionResnetV1
 from fluxguard_core.recognition.backbones.iresnet_evolve import IRBackbone
 from fluxguard_core.recognition.backbones.mobilefacenet import MobileFaceNet
+from fluxguard_core.recognition.input import InputNote, write_note
 from fluxguard_core.recognition.onnx import GraphNetwork
 
 from .public_files import public_file
@@ -65,6 +66,12 @@ def portrait(path: Path, seed: int = 900_001) -> Path:
     return path
 
 
+def drawn(model: Path) -> str:
+    """The file with a note that it knows drawn faces: otherwise nobody lets it judge a drawn portrait."""
+    write_note(model, InputNote(world="drawn"))
+    return str(model)
+
+
 def protect(folder: Path, *recognisers: str) -> tuple[dict[str, Any], Tensor]:
     """The report's recognisers by name, and how far the protected portrait is from the edited one."""
     out = folder / "out.png"
@@ -79,7 +86,7 @@ def protect(folder: Path, *recognisers: str) -> tuple[dict[str, Any], Tensor]:
 
 def test_the_classics_are_attacked_or_only_judge(tmp_path: Path) -> None:
     files = {
-        name: str(public_file(tmp_path / file, name, wrapped=name == "irse50"))
+        name: drawn(public_file(tmp_path / file, name, wrapped=name == "irse50"))
         for name, file in (
             ("irse50", "model_final.pth.tar"),  # no name says what is inside
             ("facenet", "20180402-114759-vggface2.pt"),
@@ -109,8 +116,8 @@ def test_ir152_and_an_onnx_recogniser_calibrated_by_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    onnx = str(iresnet(tmp_path / "recogniser.onnx", 64, (3, 4, 14, 3), 112, 512))
-    ir152 = str(public_file(tmp_path / "anything.bin", "ir152"))
+    onnx = drawn(iresnet(tmp_path / "recogniser.onnx", 64, (3, 4, 14, 3), 112, 512))
+    ir152 = drawn(public_file(tmp_path / "anything.bin", "ir152"))
     photo = str(portrait(tmp_path / "first.png"))
     first = ["protect", photo, "--prompt", "a person wearing red lipstick"]
     assert main([*first, "-o", str(tmp_path / "out.png"), "--recogniser", onnx]) == 2
@@ -118,7 +125,7 @@ def test_ir152_and_an_onnx_recogniser_calibrated_by_the_user(
     strangers = tmp_path / "strangers"
     strangers.mkdir()
     for index in range(46):  # 1035 pairs: ten of them above the threshold
-        write_png(strangers / f"{index}.png", torch.rand(1, 3, 16, 16))
+        portrait(strangers / f"{index}.png", 900_100 + index)
     assert main(["calibrate", onnx, "--faces", str(strangers), "--detector", "frame"]) == 0
     with watched() as seen:
         entries, change = protect(tmp_path, "--recogniser", onnx, "--hold-out", ir152)

@@ -65,11 +65,11 @@ def shortened(value: Any) -> Any:
 
 
 def run_header(preset: Preset) -> dict[str, Any]:
-    """What two rows must share to be counted together: settings and the sha256 of every weight file."""
+    """What two rows must share to be counted together: settings and the sha256 of every weight file in use."""
     weights = {
         entry.id: entry.sha256
         for entry in load_manifest().entries
-        if entry.source == "package" and entry.role != "lora"
+        if entry.source == "package" and entry.role not in ("lora", "attribute-editor")
     }
     return {"format": FORMAT, "preset": json.loads(json.dumps(asdict(preset))), "weights": weights}
 

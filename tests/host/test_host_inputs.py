@@ -604,23 +604,25 @@ def test_one_branch_after_the_other(server: Server) -> None:
 
 
 def test_a_vae_of_another_model(server: Server) -> None:
-    """Protect Latent takes any VAE: here one of four channels, as SD 1.5 has."""
+    """Protect Latent takes any VAE: here one of twenty channels, the last four of which repeat the first."""
     state = load_file(weights_path("vae"))
     last = max(int(n.split(".")[1]) for n in state if n.startswith("taesd_encoder."))
     for name in (f"taesd_encoder.{last}.weight", f"taesd_encoder.{last}.bias"):
-        state[name] = state[name][:4].contiguous()
-    state["taesd_decoder.1.weight"] = state["taesd_decoder.1.weight"][:, :4].contiguous()
+        state[name] = torch.cat([state[name], state[name][:4]])
+    first = state["taesd_decoder.1.weight"].clone()
+    first[:, :4] /= 2
+    state["taesd_decoder.1.weight"] = torch.cat([first, first[:, :4]], 1)
     for name in ("vae_scale", "vae_shift"):
         state.pop(name, None)
-    save_file(state, server.base / "models" / "vae" / "four.safetensors")
+    save_file(state, server.base / "models" / "vae" / "twenty.safetensors")
     graph, node = protecting()
-    graph[find(graph, "VAELoader")]["inputs"]["vae_name"] = "four.safetensors"
+    graph[find(graph, "VAELoader")]["inputs"]["vae_name"] = "twenty.safetensors"
     before = add(
         graph, "VAEDecode", samples=[find(graph, "VAEEncode"), 0], vae=graph[node]["inputs"]["vae"]
     )
-    plain = add(graph, "SaveImage", images=before, filename_prefix="fluxguard/four")
+    plain = add(graph, "SaveImage", images=before, filename_prefix="fluxguard/twenty")
     after = add(graph, "VAEDecode", samples=[node, 0], vae=graph[node]["inputs"]["vae"])
-    saved = add(graph, "SaveImage", images=after, filename_prefix="fluxguard/four")
+    saved = add(graph, "SaveImage", images=after, filename_prefix="fluxguard/twenty")
     portrait = [find(graph, "FluxGuard_MiniPortrait"), 0]
     picked(graph, portrait, bboxes=typed(graph, 24, 30, 66, 84))
     shown = told(graph, node)

@@ -128,6 +128,7 @@ class ShieldAgainstEdits(Node):
         shield = with_strength(EDIT_SHIELDS[preset], budget / 255)
         shield = replace(shield, steps=steps or shield.steps, smooth=SMOOTH)
         pictures = _pictures(image)
+        masks = [_mask_of(mask, number, one) for number, one in enumerate(pictures)]
         _check_worlds(pictures, vae, model)
         total = [len(shield.tiles(_size(one))) * shield.steps for one in pictures]
         watch = _Watch(host.Progress(sum(total)))
@@ -139,7 +140,7 @@ class ShieldAgainstEdits(Node):
                     one.to(asked.device),
                     asked,
                     shield,
-                    mask=_mask_of(mask, number, one),
+                    mask=masks[number],
                     seed=seed,
                     on_step=watch,
                     stops=host.INTERRUPTS,
@@ -205,6 +206,7 @@ class ShieldAgainstTraining(Node):
     ) -> io.NodeOutput:
         shield = _training(preset, budget, rounds)
         pictures = _pictures(image)
+        masks = [_mask_of(mask, number, one) for number, one in enumerate(pictures)]
         _check_worlds(pictures, vae, model)
         watch = _Watch(host.Progress(shield.steps * len(pictures)))
         host.notice(_cost(training_passes(shield, len(pictures)), len(pictures)))
@@ -214,7 +216,7 @@ class ShieldAgainstTraining(Node):
                 pictures,
                 asked,
                 shield,
-                masks=[_mask_of(mask, number, one) for number, one in enumerate(pictures)],
+                masks=masks,
                 seed=seed,
                 on_step=watch,
                 stops=host.INTERRUPTS,

@@ -162,6 +162,7 @@ def bases() -> dict[str, dict[str, Any]]:
     patching = {"model": model, "trajectory": trajectory, "mask": mask}
     window = {"window": "as inverted"}
     pictures = {"original": image, "edited": image * 0.9, "protected": image * 0.8}
+    shield = {"image": image, "vae": vae, "mask": mask, "budget": 8, "seed": 0}
     photo = {"kind": "photo", "photos": image, "cut": "around the face", "faces": faces}
     return {
         "RFInversion": inversion,
@@ -193,6 +194,18 @@ def bases() -> dict[str, dict[str, Any]]:
             "images": image, "faces": faces, "mask": mask,
             "cloak": Cloak(CloakGenerator(8).eval(), world="drawn"),
         },
+        "ShieldAgainstEdits": {**shield, "preset": "fast", "steps": 1},
+        "ShieldAgainstTraining": {
+            **shield, "preset": "light", "rounds": 1, "model": model, "positive": prompt,
+        },
+        "ShieldAgainstCloning": {
+            "image": image, "ensemble": ensemble, "faces": faces, "budget": 11, "limit": 0.1,
+            "steps": 1, "seed": 0,
+        },
+        "ShieldTesterNode": {
+            "original": image, "protected": image * 0.9, "edited_original": image * 0.8,
+            "edited_protected": image * 0.7,
+        },
     }  # fmt: skip
 
 
@@ -213,6 +226,8 @@ def handed_over() -> None:
     bridge.inject_values = lambda model, injection: torch.tensor(float(injection.intervals))
     nodes.protection.prepare = nodes.existing.prepare = reached
     nodes.attributes.change_attributes = nodes.cloaks.drawn_from = reached
+    for name in ("shield_edits", "shield_training", "shield_cloning"):
+        setattr(nodes.shields, name, reached)
     nodes.report.measure = nodes.inversion.host.with_field = reached
 
 

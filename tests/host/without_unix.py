@@ -24,6 +24,7 @@ from inside import module  # noqa: E402
 
 async def listed() -> list[str]:
     extension = await module.comfy_entrypoint()
+    await extension.on_load()
     return [node.GET_SCHEMA().node_id for node in await extension.get_node_list()]
 
 

@@ -9,9 +9,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..fluxguard_core.defences.budget import with_budget
 from ..fluxguard_core.defences.cloning import CloneShield, shield_cloning
 from ..fluxguard_core.defences.costs import Passes, edit_passes, training_passes
-from ..fluxguard_core.defences.edits import EDIT_SHIELDS, shield_edits, with_strength
+from ..fluxguard_core.defences.edits import EDIT_SHIELDS, shield_edits
 from ..fluxguard_core.defences.surrogates import Surrogate
 from ..fluxguard_core.defences.training import TRAINING_SHIELDS, TrainingShield, shield_training
 from ..fluxguard_core.errors import FluxGuardError, Interrupted
@@ -125,7 +126,7 @@ class ShieldAgainstEdits(Node):
         positive: Any = None,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        shield = with_strength(EDIT_SHIELDS[preset], budget / 255)
+        shield = with_budget(EDIT_SHIELDS[preset], budget / 255)
         shield = replace(shield, steps=steps or shield.steps, smooth=SMOOTH)
         pictures = _pictures(image)
         masks = [_mask_of(mask, number, one) for number, one in enumerate(pictures)]
@@ -232,9 +233,7 @@ class ShieldAgainstTraining(Node):
 
 
 def _training(preset: str, budget: int, rounds: int) -> TrainingShield:
-    shield = TRAINING_SHIELDS[preset]
-    scale = budget / 255 / shield.budget
-    return replace(shield, budget=budget / 255, step_size=shield.step_size * scale, epochs=rounds)
+    return replace(with_budget(TRAINING_SHIELDS[preset], budget / 255), epochs=rounds)
 
 
 class ShieldAgainstCloning(Node):
@@ -282,15 +281,7 @@ class ShieldAgainstCloning(Node):
         seed: int,
         faces: Faces | None = None,
     ) -> io.NodeOutput:
-        shield = CloneShield()
-        scale = budget / 255 / shield.budget
-        shield = replace(
-            shield,
-            budget=budget / 255,
-            step_size=shield.step_size * scale,
-            limit=limit,
-            steps=steps,
-        )
+        shield = replace(with_budget(CloneShield(), budget / 255), limit=limit, steps=steps)
         with host.ordinary_tensors():
             pictures = _pictures(image)
             together = torch.cat(pictures)

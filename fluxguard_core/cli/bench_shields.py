@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..backends.flux import decode_latent, encode_image
-from ..defences.edits import EDIT_SHIELDS, EditShield, shield_edits, with_strength
+from ..defences.budget import with_budget
+from ..defences.edits import EDIT_SHIELDS, EditShield, shield_edits
 from ..defences.surrogates import surrogate
 from ..evaluate.quality import eight_bit, psnr, ssim
 from ..evaluate.shield_rows import CLEAN, Cell, append, read, table
@@ -154,6 +155,6 @@ class _Bench:
             generator = torch.Generator().manual_seed(seed)
             signs = torch.rand(picture.shape, generator=generator).sub(0.5).sign()
             return eight_bit(picture + budget / 255 * signs)
-        shield = replace(with_strength(shield, budget / 255), steps=self.steps)
+        shield = replace(with_budget(shield, budget / 255), steps=self.steps)
         # Nobody knows what will be asked: the shield is asked with the empty prompt.
         return shield_edits(picture, surrogate(stack), shield, seed=seed).picture

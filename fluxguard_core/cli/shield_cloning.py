@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..defences.budget import with_budget
 from ..defences.cloning import CloneShield, shield_cloning
 from ..errors import FluxGuardError
 from ..faces.alignment import align
@@ -39,8 +40,7 @@ def chosen(args: argparse.Namespace) -> CloneShield:
     """The shield with the numbers that were given instead of its own."""
     shield = replace(CloneShield(), limit=args.limit, spreads=args.spreads)
     if args.budget is not None:
-        scale = args.budget / 255 / shield.budget
-        shield = replace(shield, budget=args.budget / 255, step_size=shield.step_size * scale)
+        shield = with_budget(shield, args.budget / 255)
     if args.steps is not None:
         if args.steps < 1:
             raise FluxGuardError(f"Expected ‹give steps› from 1 up, got {args.steps}.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from ..defences.edits import EDIT_SHIELDS, EditShield, shield_edits, with_strength
+from ..defences.budget import with_budget
+from ..defences.edits import EDIT_SHIELDS, EditShield, shield_edits
 from ..errors import FluxGuardError
 from . import shield_cost
 from .plan import Item
@@ -37,7 +38,7 @@ def chosen(args: argparse.Namespace) -> EditShield:
     """The preset with the numbers that were given instead of its own."""
     shield = EDIT_SHIELDS[args.preset]
     if args.budget is not None:
-        shield = with_strength(shield, args.budget / 255)
+        shield = with_budget(shield, args.budget / 255)
     if args.steps is not None:
         if args.steps < 1:
             raise FluxGuardError(f"Expected ‹give steps› from 1 up, got {args.steps}.")

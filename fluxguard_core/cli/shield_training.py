@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from ..defences.budget import with_budget
 from ..defences.training import TRAINING_SHIELDS, TrainingShield, shield_training
 from ..errors import FluxGuardError
 from . import shield_cost
@@ -30,8 +31,7 @@ def chosen(args: argparse.Namespace) -> TrainingShield:
     """The preset with the numbers that were given instead of its own."""
     shield = TRAINING_SHIELDS[args.preset]
     if args.budget is not None:
-        scale = args.budget / 255 / shield.budget
-        shield = replace(shield, budget=args.budget / 255, step_size=shield.step_size * scale)
+        shield = with_budget(shield, args.budget / 255)
     if args.epochs is not None:
         if args.epochs < 1:
             raise FluxGuardError(f"Expected ‹give epochs› from 1 up, got {args.epochs}.")

@@ -280,8 +280,3 @@ def _waypoints(shield: EditShield, clean: Tensor, surrogate: Surrogate) -> list[
             velocity = plain(latents[at], grid[at]).float()
         points.append(Waypoint(grid[at], latents[at], velocity))
     return points
-
-
-def with_strength(shield: EditShield, budget: float) -> EditShield:
-    """The shield with another budget, its steps scaled alike."""
-    return replace(shield, budget=budget, step_size=shield.step_size * budget / shield.budget)

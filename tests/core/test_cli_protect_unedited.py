@@ -150,6 +150,6 @@ def test_a_recogniser_may_be_named_by_its_id(
     assert "aurafac" in capsys.readouterr().err
     assert main(given) == 2
     told = capsys.readouterr().err
-    assert "models download auraface sface yunet" in told and "Apache-2.0 and MIT" in told
+    assert "models download auraface sface yunet" in told and "Apache-2.0" in told and "MIT" in told
     assert main([*given, "--recogniser", "auraface", "--intervals", "3"]) == 2
     assert re.search("--intervals belongs to an edit", capsys.readouterr().err)

@@ -19,7 +19,7 @@ from .node import Node
 from .options import PRESET_NAMES
 from .preparation import iterates_of, look, needs_face, prepare
 from .protection_inputs import Wishes, protection_inputs, wishes_of
-from .protection_report import heading, passing, told, warned
+from .protection_report import heading, passing, told, told_unmasked, warned
 from .wires import CATEGORY, shown, to_image
 from .worlds import check_pictures, face_finder, recognisers, vae_knower
 
@@ -72,12 +72,11 @@ class ProtectLatent(Node):
         each = wishes.preset.attacked * iterates_of(wishes.preset)
         bar = host.Progress(each * len(samples))
         protected, regions, seen, lines = [], [], [], [heading(wishes)]
+        masks = _masks_of(wishes.mask, samples, whole.shape[-2] // samples.shape[-2])
         for number, (one, picture) in enumerate(zip(samples.split(1), pictures, strict=True)):
-            pixels = picture.shape[-2] // samples.shape[-2]
-            alone = replace(wishes, mask=_mask_of(wishes.mask, samples, number, pixels))
             start = number * each
             result = _protected(
-                alone,
+                replace(wishes, mask=masks[number]),
                 decoder,
                 one,
                 picture,
@@ -93,10 +92,11 @@ class ProtectLatent(Node):
         faceless = tuple(
             number for number, points in enumerate(faces) if points is not None and not len(points)
         )
-        report = "\n".join([*warned(faceless), *lines])
+        unmasked = tuple(n for n, mask in enumerate(masks) if mask is not None and not mask.any())
+        report = "\n".join([*warned(faceless), *map(told_unmasked, unmasked), *lines])
         together = {"samples": torch.cat(protected).to(latent["samples"].device)}
         return io.NodeOutput(
-            passing(together, latent["samples"], faceless),
+            passing(together, latent["samples"], (*faceless, *unmasked)),
             torch.cat(regions),
             report,
             ui=shown(cls, to_image(torch.cat(seen)), report),
@@ -121,8 +121,9 @@ def _protected(
     points: Tensor | None,
     progress: Any,
 ) -> _Alone:
-    """Protect one picture, whatever lies beside it in the batch; without a face it stays as it is."""
-    if points is not None and not len(points):
+    """Protect one picture, whatever lies beside it in the batch; without a face or a mask it stays as it is."""
+    faceless = points is not None and not len(points)
+    if faceless or (wishes.mask is not None and not bool(wishes.mask.any())):
         dark = torch.zeros(1, *picture.shape[-2:])
         return _Alone(samples, dark, picture.cpu() * 0.25, ())
     # Latents of other models are brought to unit spread, for which the learning rate was chosen.
@@ -156,11 +157,11 @@ def _faces(wishes: Wishes, pictures: Tensor) -> list[Tensor | None]:
         return list(points_by_picture(wishes.faces, pictures))
 
 
-def _mask_of(mask: Tensor | None, samples: Tensor, number: int, pixels: int) -> Tensor | None:
-    """The mask of one picture at latent resolution [1, h, w]."""
+def _masks_of(mask: Tensor | None, samples: Tensor, pixels: int) -> list[Tensor | None]:
+    """Every picture's mask at latent resolution [1, h, w]; of several, some may be empty."""
     if mask is None:
-        return None
+        return [None] * len(samples)
     with host.ordinary_tensors():
         grid = (samples.shape[-2], samples.shape[-1])
         masks = latent_mask(mask.clone(), grid, len(samples), pixels)[:, 0]
-    return masks[number : number + 1] if len(masks) > 1 else masks
+    return list(masks.expand(len(samples), -1, -1).split(1))

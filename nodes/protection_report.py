@@ -1,4 +1,4 @@
-"""A protection's report in words, and what becomes of pictures without a face."""
+"""A protection's report in words, and what becomes of pictures that were left alone."""
 
 from __future__ import annotations
 
@@ -48,9 +48,14 @@ def warned(faceless: tuple[int, ...]) -> list[str]:
     return [told_faceless(faceless)]
 
 
-def passing(protected: dict[str, Any], plain: Tensor, faceless: tuple[int, ...]) -> dict[str, Any]:
-    """A LATENT whose pictures without a face are the plain ones, bit for bit."""
+def told_unmasked(number: int) -> str:
+    """Of a picture whose own mask is empty."""
+    return f"NOT PROTECTED: picture {number} of the batch (the first is 0). Its mask is empty."
+
+
+def passing(protected: dict[str, Any], plain: Tensor, left: Sequence[int]) -> dict[str, Any]:
+    """A LATENT whose pictures that were left alone are the plain ones, bit for bit."""
     samples = protected["samples"].clone()
-    for number in faceless:
+    for number in left:
         samples[number] = plain[number].to(samples)
     return {**protected, "samples": samples}

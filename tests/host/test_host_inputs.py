@@ -707,6 +707,33 @@ def test_a_picture_does_not_depend_on_its_batch_mates(server: Server) -> None:
     assert torch.equal(together, torch.cat([first, second]))
 
 
+def test_an_empty_mask_leaves_its_picture_and_no_other_as_it_is(server: Server) -> None:
+    graph, node = protecting(steps=4)
+    portrait = [find(graph, "FluxGuard_MiniPortrait"), 0]
+    other = add(graph, "FluxGuard_MiniPortrait", seed=OTHER, count=1, size=128)
+    images = add(graph, "ImageBatch", image1=portrait, image2=other)
+    latent = add(graph, "VAEEncode", pixels=images, vae=graph[node]["inputs"]["vae"])
+    white, black = (
+        add(graph, "SolidMask", value=value, width=128, height=128) for value in (1.0, 0.0)
+    )
+    white, black = (add(graph, "MaskToImage", mask=mask) for mask in (white, black))
+    masks = add(graph, "ImageBatch", image1=white, image2=black)
+    faces = add(graph, "FluxGuard_MiniFaceFinder", image=images, which="largest")
+    graph[node]["inputs"] |= {
+        "latent": latent,
+        "faces": faces,
+        "mask": add(graph, "ImageToMask", image=masks, channel="red"),
+    }
+    del graph[find(graph, "FluxGuard_PrivacyReport")], graph[find(graph, "SaveImage", "Protected")]
+    del graph[find(graph, "FluxGuard_KeepPhotoPixels")]
+    saves = latent_of(graph, latent), latent_of(graph, [node, 0])
+    told = add(graph, "PreviewAny", source=[node, 2])[0]
+    outcome = server.result(graph)
+    plain, protected = (latents(server, outcome, save) for save in saves)
+    assert torch.equal(protected[1], plain[1]) and not torch.equal(protected[0], plain[0])
+    assert "picture 1" in outcome.outputs[told]["text"][0]
+
+
 @pytest.mark.parametrize("bounded", [True, False])
 def test_photo_pixels_are_kept(server: Server, bounded: bool) -> None:
     """What the result left alone is the photo to the bit of a PNG, also what the autoencoder loses."""

@@ -143,11 +143,11 @@ def _chosen(args: argparse.Namespace, known: dict[str, Arm]) -> list[str]:
 
 
 def _header(args: argparse.Namespace, bench: Bench, arms: Sequence[Arm]) -> dict[str, Any]:
-    """What all lines share; the number of people may grow, for they are numbered."""
+    """What all lines share; people and portraits may grow in number, for they are numbered, and treatments may be added."""
     weights = {
         e.id: e.sha256[:12] for e in load_manifest().entries if e.source == "package" and e.sha256
     }
-    settings = hashlib.sha256(repr([(a.name, a.settings) for a in arms]).encode()).hexdigest()[:12]
+    settings = {a.name: hashlib.sha256(a.settings.encode()).hexdigest()[:8] for a in arms}
     thresholds = {
         encoder.name: [round(t.value, 4) for t in encoder.thresholds]
         for fold in bench.folds
@@ -161,7 +161,6 @@ def _header(args: argparse.Namespace, bench: Bench, arms: Sequence[Arm]) -> dict
         "weights": weights if args.faces is None else {},
         "thresholds": thresholds,
         "gallery": len(set(bench.gallery.people)),
-        "portraits": args.portraits if args.faces is None else 1,
         "turns": args.turns,
         "seed": args.seed,
     }

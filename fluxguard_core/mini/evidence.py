@@ -24,6 +24,8 @@ from .renderer import render, render_batch
 # Numbers behind the people of training, of the recognisers' own calibration and of README's tables.
 SUBJECTS, TARGETS, STRANGERS = 30_000, 39_000, 40_000
 TARGET_COUNT, GALLERY_SHOT = 4, 9
+# So many subjects are in a large gallery whether they are treated or not, so that a run may grow.
+KNOWN = 100
 EDITS: tuple[tuple[str, dict[str, str]], ...] = (
     ("a person wearing red lipstick", {"lipstick": "none"}),
     ("a person wearing eyeglasses", {"eyeglasses": "no"}),
@@ -41,13 +43,15 @@ def miniature_bench(
 
     Args:
         people, portraits: so many people in so many shots each.
-        gallery: people in the gallery, of whom the subjects and four targets are some.
+        gallery: people in the gallery, of whom the subjects and four targets are some. It is the same for any
+            number of people up to a fifth of it, or a hundred.
     """
     subjects = tuple(
         _subject(person, shot) for person in range(people) for shot in range(portraits)
     )
+    known = max(people, min(KNOWN, gallery // 5))
     shown = [
-        *((str(p), (SUBJECTS + p, GALLERY_SHOT)) for p in range(people)),
+        *((str(p), (SUBJECTS + p, GALLERY_SHOT)) for p in range(known)),
         *((f"target {t}", (TARGETS + t, GALLERY_SHOT)) for t in range(TARGET_COUNT)),
     ]
     shown += [(f"stranger {s}", (STRANGERS + s, 0)) for s in range(max(0, gallery - len(shown)))]
@@ -61,7 +65,7 @@ def miniature_bench(
             ]
         )
 
-    encoders, known = calibrated_gallery(
+    encoders, searched = calibrated_gallery(
         [load_recogniser(name) for name in (*ATTACKABLE, *HELD_OUT)],
         [name for name, _ in shown],
         crops,
@@ -71,7 +75,7 @@ def miniature_bench(
     editor, arms = flux_arms(models)
     bench = Bench(
         subjects=subjects,
-        gallery=known,
+        gallery=searched,
         targets=tuple(_target(number) for number in range(TARGET_COUNT)),
         folds=folds_of(encoders[: len(ATTACKABLE)], always),
         base=editor.edited,

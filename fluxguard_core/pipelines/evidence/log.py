@@ -26,7 +26,7 @@ class Log:
         """Read what is there.
 
         Raises:
-            FluxGuardError: a log of other settings, or no log at all.
+            FluxGuardError: a log of other settings, or no log at all. Names may be added to what is named.
         """
         self.path = path
         self.header = json.loads(json.dumps({"format": FORMAT, **header}))
@@ -39,16 +39,19 @@ class Log:
 
     def _read(self) -> None:
         header, lines = read_log(self.path)
-        if header != self.header:
-            other = sorted(
-                n for n in {*header, *self.header} if header.get(n) != self.header.get(n)
-            )
+        names = {*header, *self.header}
+        other = sorted(n for n in names if not _agree(header.get(n), self.header.get(n)))
+        if other:
             raise FluxGuardError(
                 f"{self.path} holds a run of other {', '.join(other)}, which may not be counted with this one.",
                 "Choose another ‹give output›.",
             )
+        self.header = {
+            name: {**header[name], **value} if isinstance(value, dict) else value
+            for name, value in self.header.items()
+        }
         self._lines = lines
-        whole = "".join([_text(header), *(_text({"key": k, **v}) for k, v in lines.items())])
+        whole = "".join([_text(self.header), *(_text({"key": k, **v}) for k, v in lines.items())])
         if self.path.read_text(encoding="utf-8") != whole:
             self.path.write_text(whole, encoding="utf-8")
 
@@ -90,6 +93,13 @@ def read_log(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         return header, {line.pop("key"): line for line in rest}
     except (ValueError, KeyError, TypeError) as error:
         raise _no_log(path, error) from error
+
+
+def _agree(old: Any, new: Any) -> bool:
+    """Equal; of what is named (treatments), only what both have must be, so that some may be added."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return all(old[name] == new[name] for name in old.keys() & new.keys())
+    return bool(old == new)
 
 
 def _no_log(path: Path, error: Exception) -> FluxGuardError:

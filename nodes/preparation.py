@@ -127,6 +127,7 @@ def prepare(
             decode_tiny=None if tiny is None else (lambda z: tiny(to_samples(z))),
             perceptual=distance,
             within=within,
+            one_batch=options.one_batch,
             on_step=stepped,
         )
     region = None if refiner.region is None else refiner.region.cpu()
@@ -164,11 +165,13 @@ def _working_bytes(
         faces: how many the recognisers see in each view.
     """
     pictures = (shape[0], 3, *size)
-    views = faces * (1 + wishes.preset.random_views)
-    looking = sum(
+    together = wishes.options.one_batch
+    views = faces * (1 + wishes.preset.random_views) if together else faces
+    each = [
         host.activation_bytes(encoder.network, (views, 3, encoder.size, encoder.size))
         for encoder in wishes.ensemble.attacked
-    )
+    ]
+    looking = sum(each) if together else max(each)
     if perceptual is not None:
         looking += host.activation_bytes(perceptual, pictures)
 

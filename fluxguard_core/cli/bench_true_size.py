@@ -75,7 +75,12 @@ def register(kinds: Any) -> None:
         help="default: released, default and fast",
     )
     phases.add_argument("--steps", type=int, help="of the optimiser (default: the preset's)")
-    phases.add_argument("--in-turn", action="store_true", help="one branch after the other")
+    phases.add_argument(
+        "--attacked", type=int, help="intervals that the protection follows (default: the preset's)"
+    )
+    phases.add_argument(
+        "--in-turn", action="store_true", help="branches and views one after the other"
+    )
     phases.add_argument("--json", type=Path, metavar="FILE")
     phases.set_defaults(run=run_phases)
 
@@ -145,7 +150,16 @@ def run_phases(args: argparse.Namespace) -> int:
     for size, faces in itertools.product(args.size or [512], args.faces or [1]):
         released: dict[Phase, Spent] | None = None
         for loop in args.loop or ("released", "default", "fast"):
-            given = (loop, args.layout, size, faces, args.small, not args.in_turn, args.steps)
+            given = (
+                loop,
+                args.layout,
+                size,
+                faces,
+                args.small,
+                not args.in_turn,
+                args.steps,
+                args.attacked,
+            )
             with spawn.Pool(1) as process:
                 spent = process.apply(timed_loop, given)
             released = spent if loop == "released" else released
@@ -173,6 +187,7 @@ def timed_loop(
     small: bool,
     one_batch: bool,
     steps: int | None,
+    attacked: int | None = None,
 ) -> dict[Phase, Spent]:
     """One loop in this process."""
     device = _any_device()
@@ -185,7 +200,9 @@ def timed_loop(
         small=small,
         real_autoencoder=not small,
     )
-    job = random_job(models, size, with_steps(preset_of(loop), steps), faces)
+    preset = with_steps(preset_of(loop), steps)
+    preset = replace(preset, attacked=attacked or preset.attacked)
+    job = random_job(models, size, preset, faces)
     return run_loop(models, job, loop, one_batch=one_batch)
 
 

@@ -113,12 +113,16 @@ def unshared(
 
 
 def run_loop(models: Models, job: Job, loop: Loop, *, one_batch: bool = True) -> dict[Phase, Spent]:
-    """Run a job with a loop and say what each phase took; ``job.preset`` is the loop's own."""
+    """Run a job with a loop and say what each phase took; ``job.preset`` is the loop's own.
+
+    Args:
+        one_batch: branches and views as one batch, or one after the other.
+    """
     meter = Meter(models.stack.device)
     with meter.phase("inversion"):
         trajectory = invert_portrait(models, job.picture, job.source_prompt, job.preset)
     meter.spent["inversion"].evaluations = planned_evaluations(job.preset)["inversion"]
-    refiner, window = make_refiner(models, job, trajectory)
+    refiner, window = make_refiner(models, job, trajectory, one_batch=one_batch)
     target = Counted(models.stack.field(job.prompt, models.guidance_of(job.preset)))
     grid = (trajectory.source.shape[-2], trajectory.source.shape[-1])
     mask = soft_mask(job.mask, models.stack.geometry.pixels, size=grid).to(models.stack.device)

@@ -168,7 +168,12 @@ def edit_controls(trajectory: Trajectory, mask: Tensor, preset: Preset) -> Seque
 
 
 def make_refiner(
-    models: Models, job: Job, trajectory: Trajectory, observer: Observer | None = None
+    models: Models,
+    job: Job,
+    trajectory: Trajectory,
+    observer: Observer | None = None,
+    *,
+    one_batch: bool = True,
 ) -> tuple[Refiner, Window | None]:
     """The preset's refiner, and the part of the latent it works on."""
     preset, stack = job.preset, models.stack
@@ -196,6 +201,7 @@ def make_refiner(
         perceptual=models.perceptual,
         find_faces=anew(models.find_faces),
         budget=job.budget,
+        one_batch=one_batch,
         on_step=stepped,
     )
     return refiner, window

@@ -43,6 +43,7 @@ def assemble_refiner(
     find_faces: FaceFinder | None = None,
     within: Tensor | None = None,
     budget: VisibilityBudget | None = None,
+    one_batch: bool = True,
     on_step: OnStep | None = None,
 ) -> tuple[Refiner, Window | None]:
     """The preset's refiner, and the part of the latent it works on.
@@ -57,6 +58,7 @@ def assemble_refiner(
         source: the picture's own latent [B, C, h, w]; with it a preset with ``detail`` looks at decoded pictures
             that keep what the autoencoder cannot hold.
         budget: what may be seen of the protection, for one picture with known faces; None leaves it free.
+        one_batch: recognisers see all views at once, or in turn where memory is short.
         within: further bound on where it may act, [1 or B, 1, h, w] in [0, 1].
     """
     if landmarks is None and (preset.aligned or preset.face_only):
@@ -83,6 +85,7 @@ def assemble_refiner(
         push_away=preset.push_away,
         find_faces=find_faces if preset.aligned else None,
         goal=preset.goal,
+        one_batch=one_batch,
     )
     working = decode_tiny if preset.tiny and decode_tiny is not None else decode
     if preset.detail and source is not None:

@@ -27,6 +27,8 @@ class IdentityTerm:
         source: unit vectors [N, D] or [D] of the person shown, by recogniser; None leaves them out.
         target: unit vectors to move towards, by recogniser; None means untargeted.
         goal: how similar the person may stay, and must become to a target.
+        one_batch: each recogniser sees all views as one batch; otherwise views and recognisers come one after the
+            other and are looked at again for the gradient, so that no more than one of them is in memory.
 
     N = B, or faces · B where several faces of each picture are looked at, one face after the other.
 
@@ -40,15 +42,17 @@ class IdentityTerm:
     source: Mapping[str, Tensor] | None
     target: Mapping[str, Tensor] | None
     goal: Goal = field(default_factory=Goal)
+    one_batch: bool = True
     name: str = "identity"
 
     def __call__(self, picture: Tensor, draw: Draw) -> Reading:
-        """Read a picture [B, 3, H, W]; every recogniser sees all views as one batch.
+        """Read a picture [B, 3, H, W].
 
         Figures: ``source NAME`` and ``target NAME``, similarities [N] by recogniser, means over views.
         """
         seen = self.ensemble.embed_attacked(
-            lambda crop: torch.cat([view(picture, crop) for view in draw.views])
+            lambda crop: torch.cat([view(picture, crop) for view in draw.views]),
+            parts=None if self.one_batch else len(draw.views),
         )
         embedded = tuple(vectors.unflatten(0, (len(draw.views), -1)) for vectors in seen)
         source = self._similarities(embedded, self.source)
@@ -117,6 +121,7 @@ def identity_term(
     push_away: bool = True,
     find_faces: FaceFinder | None = None,
     goal: Goal | None = None,
+    one_batch: bool = True,
 ) -> IdentityTerm:
     """Embed the references of the identity term.
 
@@ -126,6 +131,7 @@ def identity_term(
         push_away: also move away from the person shown where the identity is a target; the published loss
             only pulls, and never looks at the source.
         find_faces: locates the face in identity photos; None takes them whole.
+        one_batch: all views at once, or in turn where memory is short.
     """
     ensemble = differentiable_ensemble(ensemble)
     vectors: dict[str, Tensor] = {}
@@ -143,7 +149,8 @@ def identity_term(
                 )
             people[encoder.name] = embed_fixed(encoder, faces)
     away = identity.kind == "untargeted" or push_away
-    return IdentityTerm(ensemble, people if away else None, vectors or None, goal or Goal())
+    source_vectors = people if away else None
+    return IdentityTerm(ensemble, source_vectors, vectors or None, goal or Goal(), one_batch)
 
 
 def differentiable_ensemble(ensemble: Ensemble) -> Ensemble:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import FluxGuardError
 from ..faces.crops import Crop
@@ -96,10 +97,17 @@ class Ensemble:
         """All networks, attacked ones first, for a host that places them on its devices."""
         return tuple(encoder.network for encoder in self.members)
 
-    def embed_attacked(self, cut: Cut) -> tuple[Tensor, ...]:
-        """Unit vectors [B,D] of each attacked recogniser, with gradients; equal crops cut once."""
+    def embed_attacked(self, cut: Cut, *, parts: int | None = None) -> tuple[Tensor, ...]:
+        """Unit vectors [B,D] of each attacked recogniser, with gradients; equal crops cut once.
+
+        Args:
+            parts: recognisers one after the other, each on so many parts of its faces in turn; what a network
+                keeps for its gradient is then made again when it is needed, and one part's at a time is held.
+        """
         shared = once_per_crop(cut)
-        return tuple(encoder(shared(encoder.crop)) for encoder in self.attacked)
+        if parts is None:
+            return tuple(encoder(shared(encoder.crop)) for encoder in self.attacked)
+        return tuple(_in_turn(item, shared(item.crop).chunk(parts)) for item in self.attacked)
 
     def embed_all(self, cut: Cut) -> dict[str, Tensor]:
         """Unit vectors [B,D] by name, of every recogniser, without gradients; remembered."""
@@ -136,3 +144,10 @@ class Ensemble:
             return losses.mean(-1)
         weights = torch.softmax(losses.detach() / temperature, -1)
         return (weights * losses).sum(-1)
+
+
+def _in_turn(encoder: FaceEncoder, parts: Sequence[Tensor]) -> Tensor:
+    seen = [
+        checkpoint(encoder, part, use_reentrant=False, preserve_rng_state=False) for part in parts
+    ]
+    return torch.cat(seen)

@@ -331,6 +331,33 @@ def test_one_batch_and_one_after_the_other_agree() -> None:
     assert relative_error(results[0].edited, results[1].edited) < 1e-5
 
 
+def test_views_in_turn_say_the_same_and_keep_less() -> None:
+    views, ensemble = AlignedViews(landmarks(), random=2), tiny_ensemble()
+    picture = decode(noise(1, 16, 8, 8)).detach().requires_grad_()
+    draw = Draw(views(torch.Generator().manual_seed(0)), torch.Generator())
+    losses, slopes = [], []
+    for one_batch in (True, False):
+        goal = identity_term(ensemble, synthetic(1), picture, views.plain, one_batch=one_batch)
+        losses.append(goal(picture, draw).loss)
+        slopes += torch.autograd.grad(losses[-1].sum(), picture)
+    assert relative_error(losses[1].detach(), losses[0].detach()) < 1e-5
+    assert relative_error(slopes[1], slopes[0]) < 1e-4
+
+    size = ensemble.attacked[0].size
+    faces = torch.rand(3, 3, size, size, requires_grad=True)
+
+    def kept(parts: int | None) -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: (sizes.append(tensor.nbytes), tensor)[1], lambda tensor: tensor
+        ):
+            ensemble.embed_attacked(lambda crop: faces, parts=parts)
+        return sum(sizes)
+
+    # In turn nothing is kept but the faces themselves.
+    assert kept(3) == len(ensemble.attacked) * faces.nbytes < kept(None)
+
+
 def test_a_window_leaves_the_rest_of_the_latent_to_the_edit() -> None:
     latent = noise(1, 16, 12, 12)
     trajectory = trajectory_of(latent)

@@ -25,7 +25,7 @@ from fluxguard_core.recognition.onnx import (
 )
 from fluxguard_core.recognition.onnx.graph import input_range
 from fluxguard_core.recognition.onnx.reader import read_onnx
-from fluxguard_core.recognition.onnx.verify import derivative_error
+from fluxguard_core.recognition.onnx.verify import DERIVATIVE_TOLERANCE, derivative_error
 from fluxguard_core.weights import ModelFileError
 
 
@@ -354,6 +354,30 @@ def test_a_wrong_conversion_is_caught_before_use(
     assert proof.embedding_error < 1e-6 and proof.derivative_error < 1e-6
     x = torch.rand(1, 3, 32, 32)
     assert derivative_error(GraphNetwork(graph), x, torch.Generator().manual_seed(3)) < 1e-6
+
+
+class _Kinked(torch.nn.Module):
+    """A linear map with a small kink at pictures of 0.5, whose slope there a difference sees half of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = torch.nn.Parameter(torch.randn(8, 48, generator=generator))
+        self.bias = torch.nn.Parameter(torch.randn(8, generator=generator))
+        self.kink = torch.nn.Parameter(torch.randn(8, 48, generator=generator))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        moved = x.flatten(1) - 0.5
+        return moved @ self.weight.T + self.bias + 2e-5 * moved.relu() @ self.kink.T
+
+
+def test_a_right_gradient_is_accepted_along_directions_that_lie_across_it() -> None:
+    x = torch.full((1, 3, 4, 4), 0.5)
+    errors = [
+        derivative_error(_Kinked(), x, torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+        for seed in range(30)
+    ]
+    assert 1e-7 < max(errors) <= DERIVATIVE_TOLERANCE
 
 
 def test_the_second_time_needs_neither_onnx_nor_onnxruntime(

@@ -82,9 +82,11 @@ def verify(path: Path, graph: Graph, network: GraphNetwork, *, seed: int = 0) ->
 
 
 def derivative_error(network: GraphNetwork, values: Tensor, generator: torch.Generator) -> float:
-    """Largest relative gap between autograd and central differences along random directions.
+    """Largest gap between autograd and central differences along random directions.
 
-    In float64, on a random projection of the unit embedding; infinite where there is no gradient.
+    In float64, on a random projection of the unit embedding, relative to the slope or to the gradient's length,
+    whichever is larger: a direction that happens to lie across the gradient has hardly a slope to compare with.
+    Infinite where there is no gradient.
     A difference that steps over the kink of a PReLU is off however right the gradient is, so of
     several steps the best counts; a wrong gradient fits none of them.
     """
@@ -95,7 +97,7 @@ def derivative_error(network: GraphNetwork, values: Tensor, generator: torch.Gen
     if not first.requires_grad:
         return float("inf")
     (gradient,) = torch.autograd.grad((first * weights).sum(), x)
-    scale = float(values.abs().max())
+    scale, length = float(values.abs().max()), float(gradient.norm())
     worst = 0.0
     for _ in range(2):
         direction = torch.randn(x.shape, generator=generator, dtype=torch.float64)
@@ -105,7 +107,7 @@ def derivative_error(network: GraphNetwork, values: Tensor, generator: torch.Gen
             with torch.no_grad():
                 ends = [F.normalize(precise(x + s * step * direction), dim=1) for s in (1, -1)]
             measured = float(((ends[0] - ends[1]) * weights).sum() / (2 * step))
-            size = max(abs(measured), abs(computed))
+            size = max(abs(measured), abs(computed), length)
             best = min(best, abs(measured - computed) / size if size > 0 else float("inf"))
             if best <= 0.01 * DERIVATIVE_TOLERANCE:
                 break

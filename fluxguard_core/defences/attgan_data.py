@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FluxGuardError
-from .attgan_training import LabelledBatch
+from .attgan_losses import LabelledBatch
 
 LIST = "list_attr_celeba.txt"
 

@@ -1,52 +1,31 @@
-"""AttGAN's losses and its training, with checkpoints that a stopped run continues from."""
+"""AttGAN's training, with checkpoints that a stopped run continues from."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..weights.loading import load_tensors
 from .attgan import AttGANShape, Discriminators, Generator
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledBatch:
-    """Pictures to train on.
-
-    Args:
-        pictures: [B, 3, S, S] in [-1, 1].
-        labels: [B, n], 0 or 1: what they show.
-        wanted: [B, n] in [0, 1]: what the generator is asked for.
-        answers: [B, 3, S, S], the same pictures with the wanted attributes, where that is known.
-    """
-
-    pictures: Tensor
-    labels: Tensor
-    wanted: Tensor
-    answers: Tensor | None = None
+from .attgan_alone import classifier_loss, taught_loss
+from .attgan_losses import (
+    AttGANWeights,
+    LabelledBatch,
+    critic_loss,
+    generator_loss,
+    label_planes,
+)
 
 
 Draw = Callable[[int, torch.Generator], LabelledBatch]
 """(step, random numbers of this step) -> a batch."""
-
-
-@dataclass(frozen=True)
-class AttGANWeights:
-    """Weights of the losses (paper, Eq. 12-13); `answer` is no part of the paper."""
-
-    reconstruct: float = 100.0
-    classify: float = 10.0
-    classify_real: float = 1.0
-    penalty: float = 10.0
-    answer: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +36,8 @@ class AttGANPlan:
         critic_steps: critic's updates for each of the generator's.
         minutes: the schedule follows the clock instead of `steps`.
         half: the generator computes in bfloat16.
+        taught: share of the run, at its start, in which the generator alone learns from the answers.
+        alone: share of the run, at its end, in which the classifier alone goes on.
     """
 
     steps: int
@@ -67,75 +48,11 @@ class AttGANPlan:
     seed: int = 0
     device: str = "cpu"
     half: bool = False
+    taught: float = 0.0
+    alone: float = 0.0
     weights: AttGANWeights = AttGANWeights()
     save_seconds: float = 60.0
     log_every: int = 100
-
-
-def label_planes(labels: Tensor) -> Tensor:
-    """Labels in [0, 1] as the generator wants them, in [-0.5, 0.5]."""
-    return labels - 0.5
-
-
-def gradient_penalty(
-    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Mean of (‖∇D‖ - 1)² between real and fake pictures (WGAN-GP; Gulrajani et al. 2017, Eq. 3)."""
-    share = torch.rand(len(real), 1, 1, 1, generator=generator).to(real.device)
-    between = (real + share * (fake - real)).detach().requires_grad_(True)
-    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    return (slope.flatten(1).norm(dim=1) - 1).square().mean()
-
-
-def critic_loss(
-    critic: Discriminators,
-    batch: LabelledBatch,
-    fake: Tensor,
-    weights: AttGANWeights,
-    generator: torch.Generator,
-) -> tuple[Tensor, dict[str, float]]:
-    """E[D(x_b)] - E[D(x)] + 10·GP + BCE(C(x), a), and its parts."""
-    real, logits = critic(batch.pictures)
-    distance = critic(fake)[0].mean() - real.mean()
-    penalty = gradient_penalty(lambda x: critic(x)[0], batch.pictures, fake, generator)
-    classes = F.binary_cross_entropy_with_logits(logits, batch.labels)
-    loss = distance + weights.penalty * penalty + weights.classify_real * classes
-    return loss, {"critic": float(distance.detach()), "classes": float(classes.detach())}
-
-
-def answer_loss(edited: Tensor, pictures: Tensor, answers: Tensor) -> Tensor:
-    """L1 distance to the answers, and a third of it where they differ from the pictures.
-
-    Earrings are a hundredth of a picture; without the second part nobody would miss them.
-    """
-    error = (edited - answers).abs().mean(1)
-    changed = ((answers - pictures).abs().amax(1) > 0.06).to(error)
-    there = (error * changed).sum((1, 2)) / (changed.sum((1, 2)) + 0.005 * changed[0].numel())
-    return error.mean() + there.mean() / 3
-
-
-def generator_loss(
-    generator: Generator,
-    critic: Discriminators,
-    batch: LabelledBatch,
-    weights: AttGANWeights,
-    precision: AbstractContextManager[object] | None = None,
-) -> tuple[Tensor, dict[str, float]]:
-    """-E[D(x_b)] + 10·BCE(C(x_b), b) + 100·|G(x, a) - x|, and its parts."""
-    with precision or nullcontext():
-        features = generator.encode(batch.pictures)
-        edited = generator.decode(features, label_planes(batch.wanted))
-        again = generator.decode(features, label_planes(batch.labels))
-    score, logits = critic(edited.float())
-    classes = F.binary_cross_entropy_with_logits(logits, batch.wanted)
-    same = F.l1_loss(again.float(), batch.pictures)
-    loss = -score.mean() + weights.classify * classes + weights.reconstruct * same
-    figures = {"edited": float(classes.detach()), "same": float(same.detach())}
-    if batch.answers is not None and weights.answer:
-        wrong = answer_loss(edited.float(), batch.pictures, batch.answers)
-        loss = loss + weights.answer * wrong
-        figures["answer"] = float(wrong.detach())
-    return loss, figures
 
 
 @dataclass(eq=False)
@@ -208,13 +125,43 @@ def _descend(optimiser: torch.optim.Adam, loss: Tensor, rate: float) -> None:
 
 
 def train_step(run: AttGANRun, draw: Draw, plan: AttGANPlan) -> dict[str, float]:
-    """One update of one network: the critic's turn, or after `critic_steps` of them the generator's."""
+    """One update of one network.
+
+    In the game it is the critic's turn, or after `critic_steps` of them the generator's; before it, where the plan
+    says so, the generator's with the answers, after it the classifier's.
+    """
     random = torch.Generator().manual_seed(plan.seed * 1_000_003 + run.step)
     batch = draw(run.step, random)
+    progress = _progress(run, plan)
+    half = torch.autocast(torch.device(plan.device).type, torch.bfloat16, enabled=plan.half)
+    if progress < plan.taught:
+        loss, figures = taught_loss(run.generator, batch, half)
+        _descend(run.steps[0], loss, _falling(plan.rate, progress / plan.taught))
+    elif progress >= 1 - plan.alone:
+        run.critic.requires_grad_(True)
+        loss, figures = classifier_loss(run.critic, batch, random)
+        _descend(run.steps[1], loss, _falling(plan.rate, (progress - 1) / plan.alone + 1))
+    else:
+        figures = _game_step(run, batch, plan, half, random)
+    run.step += 1
+    return figures
+
+
+def _falling(rate: float, progress: float) -> float:
+    """A half cosine down to a twentieth."""
+    return rate * (0.525 + 0.475 * math.cos(math.pi * min(1.0, progress)))
+
+
+def _game_step(
+    run: AttGANRun,
+    batch: LabelledBatch,
+    plan: AttGANPlan,
+    half: torch.autocast,
+    random: torch.Generator,
+) -> dict[str, float]:
     rate = plan.rate * (1.0 if _progress(run, plan) < plan.lower_at else 0.1)
     turn = run.step % (plan.critic_steps + 1) == plan.critic_steps
     run.critic.requires_grad_(not turn)
-    half = torch.autocast(torch.device(plan.device).type, torch.bfloat16, enabled=plan.half)
     if turn:
         loss, figures = generator_loss(run.generator, run.critic, batch, plan.weights, half)
     else:
@@ -222,7 +169,6 @@ def train_step(run: AttGANRun, draw: Draw, plan: AttGANPlan) -> dict[str, float]
             fake = run.generator(batch.pictures, label_planes(batch.wanted)).float()
         loss, figures = critic_loss(run.critic, batch, fake, plan.weights, random)
     _descend(run.steps[0] if turn else run.steps[1], loss, rate)
-    run.step += 1
     return figures
 
 

@@ -13,7 +13,7 @@ from ..faces.alignment import invert, resample, similarity_transform
 from ..resampling import bicubic, bilinear
 from ..worlds import World
 from .attgan_files import AttGAN
-from .attgan_training import label_planes
+from .attgan_losses import label_planes
 
 Classifier = Callable[[Tensor], Tensor]
 """Faces [B, 3, S, S] in [0, 1], framed as the editor's -> how sure it is of each attribute [B, n]."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fluxguard_core.defences.attgan_training import LabelledBatch
+from fluxguard_core.defences.attgan_losses import LabelledBatch
 from fluxguard_core.mini.attribute_labels import ATTRIBUTES, attributes_with, labels_of
 from fluxguard_core.mini.people import HELD_OUT_WORLD
 from fluxguard_core.mini.portrait_spec import PortraitSpec, random_attributes, with_attributes

@@ -274,7 +274,7 @@ def _cloaked(cloak: Cloak, picture: Tensor, points: Tensor, mask: Tensor | None)
     if not len(points):
         return picture
     size = (picture.shape[-2], picture.shape[-1])
-    return cloak(picture, mask, working=working_side(size, points[0], SIDE))
+    return cloak(picture, mask, working=working_side(size, points[0], cloak.eyes))
 
 
 def _fitting(masks: Tensor | None, pictures: Tensor) -> Tensor | None:

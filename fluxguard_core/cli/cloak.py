@@ -22,6 +22,7 @@ from ..defences.cloak_faces import (
     attribute_fake,
     difference_seen,
     drawn_from,
+    eyes_in,
     recognise_in_frame,
     working_side,
 )
@@ -157,7 +158,7 @@ def run_train(args: argparse.Namespace) -> int:
         *(t.name for t in targets),
         *(e.name for e in (ensemble.attacked if ensemble else ())),
     )
-    cloak = Cloak(run.generator.eval(), plan.limit, world, against)
+    cloak = Cloak(run.generator.eval(), plan.limit, world, against, eyes_in(args.side))
     notes = {"side": str(args.side), "steps": str(run.step), "queries": str(run.queries)}
     save_cloak(args.output, cloak, notes)
     asked = f", {run.queries} pictures asked of the models" if run.queries else ""
@@ -185,7 +186,7 @@ def run_apply(args: argparse.Namespace) -> int:
         )
     mask = None if args.mask is None else read_mask(args.mask, picture.size)
     begun = time.perf_counter()
-    cloaked = cloak(picture.rgb, mask, working=working_side(picture.size, points, SIDE))
+    cloaked = cloak(picture.rgb, mask, working=working_side(picture.size, points, cloak.eyes))
     spent = time.perf_counter() - begun
     write_atomic(target, png_bytes(replace(picture, rgb=cloaked)))
     made = quality(cloaked, picture.rgb)

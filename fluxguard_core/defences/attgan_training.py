@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,7 +22,6 @@ from .attgan_losses import (
     generator_loss,
     label_planes,
 )
-
 
 Draw = Callable[[int, torch.Generator], LabelledBatch]
 """(step, random numbers of this step) -> a batch."""
@@ -50,20 +49,25 @@ class AttGANPlan:
     half: bool = False
     taught: float = 0.0
     alone: float = 0.0
-    weights: AttGANWeights = AttGANWeights()
+    weights: AttGANWeights = field(default_factory=AttGANWeights)
     save_seconds: float = 60.0
     log_every: int = 100
 
 
 @dataclass(eq=False)
 class AttGANRun:
-    """Both networks and their optimisers, under way."""
+    """Both networks and their optimisers, under way.
+
+    Args:
+        before: updates that the networks had had when this run began.
+    """
 
     generator: Generator
     critic: Discriminators
     steps: tuple[torch.optim.Adam, torch.optim.Adam]
     step: int = 0
     seconds: float = 0.0
+    before: int = 0
 
     @classmethod
     def fresh(cls, shape: AttGANShape, plan: AttGANPlan) -> AttGANRun:
@@ -83,7 +87,7 @@ class AttGANRun:
                     state[f"{name}.{index}.{key}"] = torch.as_tensor(value)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".partial")
-        notes = {"step": str(self.step), "seconds": str(self.seconds)}
+        notes = {k: str(getattr(self, k)) for k in ("step", "seconds", "before")}
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, part, notes)
         part.replace(path)
 
@@ -91,6 +95,7 @@ class AttGANRun:
         """Continue from a checkpoint of the same shape."""
         state, notes = load_tensors(path)
         self.step, self.seconds = int(notes["step"]), float(notes["seconds"])
+        self.before = int(notes.get("before", "0"))
         for prefix, network in (("G.", self.generator), ("D.", self.critic)):
             network.load_state_dict(_under(state, prefix))
         for name, optimiser in zip(("optim_G.", "optim_D."), self.steps, strict=True):

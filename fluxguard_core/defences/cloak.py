@@ -19,6 +19,8 @@ WIDTH = 32
 BOUND = 6 / 255
 WORKING = 256
 """Longest side in pixels that the generator looks at; of larger pictures the cloak is enlarged."""
+EYES = 57.5
+"""Distance of the eyes in pixels where faces are 256 pixels wide and framed as CelebA's."""
 
 
 class _Residual(nn.Module):
@@ -115,12 +117,14 @@ class Cloak:
         limit: largest change of a value, in [0, 1].
         world: the faces it was trained on.
         against: names of what it was trained against.
+        eyes: distance of the eyes in pixels in the pictures that it was trained on.
     """
 
     generator: CloakGenerator
     limit: float = BOUND
     world: World = "photo"
     against: tuple[str, ...] = ()
+    eyes: float = EYES
 
     @torch.no_grad()
     def __call__(
@@ -161,6 +165,7 @@ def save_cloak(path: Path, cloak: Cloak, notes: dict[str, str] | None = None) ->
         "limit": repr(cloak.limit),
         "world": cloak.world,
         "against": ", ".join(cloak.against),
+        "eyes": repr(cloak.eyes),
         **(notes or {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +190,7 @@ def load_cloak(path: str | Path) -> Cloak:
         )
     generator = CloakGenerator(int(state["down.6.weight"].shape[0]))
     try:
-        limit = float(notes["limit"])
+        limit, eyes = float(notes["limit"]), float(notes.get("eyes", EYES))
         generator.load_state_dict({k: v.float() for k, v in state.items()})
     except (KeyError, ValueError, RuntimeError) as error:
         raise FluxGuardError(f"{path} is a damaged cloak: {str(error)[:120]}.") from error
@@ -193,4 +198,4 @@ def load_cloak(path: str | Path) -> Cloak:
         raise FluxGuardError(f"{path} says a limit of {limit}; expected one in (0, 0.5].")
     generator.eval().requires_grad_(False)
     against = tuple(name for name in notes.get("against", "").split(", ") if name)
-    return Cloak(generator, limit, "drawn" if world == "drawn" else "photo", against)
+    return Cloak(generator, limit, "drawn" if world == "drawn" else "photo", against, eyes)

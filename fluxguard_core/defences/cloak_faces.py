@@ -16,17 +16,16 @@ from .attribute_edit import CELEBA_FRAME, AttributeEditor
 from .cloak_targets import Deepfake
 from .cloak_training import Recognise
 
-EYES = float((CELEBA_FRAME[1] - CELEBA_FRAME[0]).norm())
-"""Distance of the eyes as a share of the frame's side."""
+
+def eyes_in(side: int, frame: Tensor = CELEBA_FRAME) -> float:
+    """Distance of the eyes in pixels in pictures of so many, framed so."""
+    return side * float((frame[1] - frame[0]).norm())
 
 
-def working_side(size: tuple[int, int], points: Tensor, side: int) -> int:
-    """Longest side at which a picture shows its face as large as a cloak's training did, whose faces had `side` pixels.
-
-    Never more than the picture has.
-    """
-    eyes = float((points[1] - points[0]).norm())
-    return min(max(size), max(32, round(max(size) * EYES * side / max(eyes, 1.0))))
+def working_side(size: tuple[int, int], points: Tensor, eyes: float) -> int:
+    """Longest side at which a picture's eyes are as far apart as in a cloak's training; never more than it has."""
+    apart = float((points[1] - points[0]).norm())
+    return min(max(size), max(32, round(max(size) * eyes / max(apart, 1.0))))
 
 
 def attribute_fake(editor: AttributeEditor) -> Deepfake:

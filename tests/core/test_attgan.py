@@ -307,3 +307,39 @@ def test_strength_runs_from_the_picture_over_training_to_the_published_test() ->
     half = labels_between(before, {"B": 0.5}, {"B": 0.5}, names)
     assert half.tolist() == [0.0, 0.5]
     assert math.isclose(float(labels_between(before, {"B": 0.0}, {"B": 1.0}, names)[1]), 0.0)
+
+
+def answered(step: int, generator: torch.Generator) -> LabelledBatch:
+    """The same with answers: the square is put on or taken away, the bar as well."""
+    batch = squares(step, generator)
+    answers = batch.pictures.clone()
+    change = batch.wanted - batch.labels
+    answers[:, :, 2:9, 2:9] += change[:, :1, None, None]
+    answers[:, :, 11:15] += change[:, 1:, None, None]
+    return LabelledBatch(batch.pictures, batch.labels, batch.wanted, answers)
+
+
+def test_answers_teach_the_generator_alone_and_the_end_is_the_classifiers() -> None:
+    plan = AttGANPlan(80, rate=3e-3, taught=0.75, alone=0.25)
+    run = AttGANRun.fresh(TOY, plan)
+    copies = [
+        {k: v.clone() for k, v in n.state_dict().items()} for n in (run.generator, run.critic)
+    ]
+    figures = [train_step(run, answered, plan) for _ in range(60)]
+    assert figures[-1]["answer"] < 0.6 * figures[0]["answer"]
+    critic = run.critic.state_dict()
+    assert all(torch.equal(critic[k], v) for k, v in copies[1].items())
+    made = {k: v.clone() for k, v in run.generator.state_dict().items()}
+    figures = [train_step(run, answered, plan) for _ in range(20)]
+    assert figures[-1]["alone"] < 0.8 * figures[0]["alone"]
+    generator = run.generator.state_dict()
+    assert all(torch.equal(generator[k], v) for k, v in made.items())
+
+
+def test_a_run_that_goes_on_says_what_was_before_it(tmp_path: Path) -> None:
+    run = AttGANRun.fresh(TOY, AttGANPlan(1))
+    run.before, run.step = 70, 3
+    run.save(tmp_path / "c.safetensors")
+    again = AttGANRun.fresh(TOY, AttGANPlan(1))
+    again.load(tmp_path / "c.safetensors")
+    assert (again.before, again.step) == (70, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import torch
 
 from fluxguard_core.defences.attgan_files import load_attgan
+from fluxguard_core.defences.attgan_training import AttGANPlan, AttGANRun
 from fluxguard_core.defences.cloak import Cloak, CloakGenerator, save_cloak
 from fluxguard_core.mini.attribute_labels import ATTRIBUTES, labels_of
+from fluxguard_core.mini.attributes import attgan_path
 from training.mini.attributes_data import HAIR, build_pairs, pair_of
 from training.mini.attributes_ship import ship
-from training.mini.attributes_train import train_drawn_attgan
+from training.mini.attributes_train import SHAPE, take_up, train_drawn_attgan
 from training.mini.cache import CachePlan
 from training.mini.cloak_quality import main as measure_cloak
 from training.mini.training import TrainPlan
@@ -59,6 +62,27 @@ def test_a_few_steps_make_a_file_with_a_card(tmp_path: Path) -> None:
     card = file.with_suffix(".md").read_text(encoding="utf-8")
     assert "unseen judge" in card and "| all | 2 |" in card and "neutralised for 1" in card
     assert (file.parent / "attributes.jsonl").read_text(encoding="utf-8").count("\n") == 3
+
+
+def test_the_packaged_networks_are_taken_up_as_they_are() -> None:
+    """Also into a shape with finer features beside the decoder."""
+    finer = replace(SHAPE, shortcuts=3, injections=3)
+    run = AttGANRun.fresh(finer, AttGANPlan(1))
+    assert take_up(run, attgan_path()) > 3000
+    packaged = load_attgan(attgan_path())
+    picture, labels = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 12) - 0.5
+    run.generator.eval()
+    torch.testing.assert_close(run.generator(picture, labels), packaged.generator(picture, labels))
+    assert packaged.classifier is not None
+    mine, its = run.critic.eval()(picture)[1], packaged.classifier(picture)[1]
+    torch.testing.assert_close(mine, its)
+
+
+def test_a_resumed_run_without_a_checkpoint_goes_on_from_the_package(tmp_path: Path) -> None:
+    plan = TrainPlan(2, tmp_path, tmp_path, batch=2, portraits=CachePlan(identities=4), resume=True)
+    run = AttGANRun.fresh(SHAPE, AttGANPlan(1))
+    run.load(train_drawn_attgan(plan))
+    assert run.before > 3000 and run.step == 2
 
 
 def test_a_cloak_is_measured_beside_noise_of_its_size(

@@ -13,8 +13,8 @@ from fluxguard_core.cli.main import main
 from fluxguard_core.defences.attgan import AttGANShape
 from fluxguard_core.defences.attgan_files import save_attgan
 from fluxguard_core.defences.attgan_training import AttGANPlan, AttGANRun
-from fluxguard_core.defences.cloak import Cloak, CloakGenerator, load_cloak, save_cloak
-from fluxguard_core.defences.cloak_faces import recognise_in_frame, working_side
+from fluxguard_core.defences.cloak import EYES, Cloak, CloakGenerator, load_cloak, save_cloak
+from fluxguard_core.defences.cloak_faces import eyes_in, recognise_in_frame, working_side
 from fluxguard_core.mini.faces import load_ensemble
 from fluxguard_core.mini.portrait_spec import random_spec
 from fluxguard_core.mini.renderer import render
@@ -81,8 +81,10 @@ def test_worlds_and_wrong_files_are_refused(
 
 def test_the_face_is_seen_as_large_as_in_training() -> None:
     points = torch.tensor([[100.0, 100.0], [214.0, 100.0], [0, 0], [0, 0], [0, 0]])
-    assert working_side((800, 600), points, 256) == pytest.approx(403, abs=3)
-    assert working_side((300, 200), points / 10, 256) == 300
+    assert working_side((800, 600), points, eyes_in(256)) == pytest.approx(403, abs=3)
+    assert working_side((800, 600), points, eyes_in(128)) == pytest.approx(202, abs=3)
+    assert working_side((300, 200), points / 10, EYES) == 300
+    assert eyes_in(256) == pytest.approx(EYES, abs=0.1)
 
 
 def test_one_pass_takes_a_fraction_of_the_optimisers_steps(

@@ -72,9 +72,10 @@ def test_the_generator_is_the_published_shape_and_small() -> None:
 
 
 def test_a_cloak_is_read_as_it_was_written(tmp_path: Path) -> None:
-    cloak = Cloak(loud(), 4 / 255, "drawn", ("AttGAN", "StarGAN"))
+    cloak = Cloak(loud(), 4 / 255, "drawn", ("AttGAN", "StarGAN"), 20.5)
     again = load_cloak(save_cloak(tmp_path / "a.safetensors", cloak, {"steps": "3"}))
     assert (again.limit, again.world, again.against) == (4 / 255, "drawn", ("AttGAN", "StarGAN"))
+    assert again.eyes == 20.5
     picture = torch.rand(1, 3, 32, 32)
     assert float((again(picture) - cloak(picture)).abs().max()) <= 1.01 / 255
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")

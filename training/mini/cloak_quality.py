@@ -23,13 +23,19 @@ from fluxguard_core.recognition.encoder import FaceEncoder
 
 from .attributes_ship import person
 
-SIDE = 256
-
 
 def cloaked(cloak: Cloak, picture: Tensor, points: Tensor) -> Tensor:
     """One picture [1, 3, H, W] as `fluxguard cloak apply` makes it."""
     size = (picture.shape[-2], picture.shape[-1])
-    return cloak(picture, working=working_side(size, points, SIDE))
+    return cloak(picture, working=working_side(size, points, cloak.eyes))
+
+
+def noise_like(made: Tensor, picture: Tensor, seed: int) -> Tensor:
+    """The picture with as large a change at each value as the cloak's is in the mean, of random sign."""
+    generator = torch.Generator().manual_seed(seed)
+    sign = (torch.rand(picture.shape, generator=generator) < 0.5).float() * 2 - 1
+    size = float((made - picture).square().mean().sqrt())
+    return ((picture + sign * size) * 255).round().clamp(0, 255) / 255
 
 
 @torch.no_grad()
@@ -42,10 +48,7 @@ def rows_of(cloak: Cloak, number: int) -> list[dict[str, object]]:
     """One person's rows: similarity to the plain picture by recogniser and kind of change."""
     _, picture, points = person(number)
     made = cloaked(cloak, picture, points)
-    generator = torch.Generator().manual_seed(number)
-    sign = (torch.rand(picture.shape, generator=generator) < 0.5).float() * 2 - 1
-    size = float((made - picture).square().mean().sqrt())
-    noise = ((picture + sign * size) * 255).round().clamp(0, 255) / 255
+    noise = noise_like(made, picture, number)
     kinds = {"cloak": made, "cloak, JPEG 75": jpeg(75)(made), "noise": noise}
     ensemble = load_ensemble(held_out=["mobileface"])
     return [

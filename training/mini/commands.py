@@ -57,6 +57,24 @@ def _attgan(plan: TrainPlan) -> None:
     train_drawn_attgan(plan)
 
 
+def _deepfake(name: str) -> PartTrainer:
+    def trained(plan: TrainPlan) -> None:
+        from .deepfakes_train import train_by_labels, train_swap
+
+        if name == "swap":
+            train_swap(plan)
+        else:
+            train_by_labels(plan, name)
+
+    return trained
+
+
+def _cloak(plan: TrainPlan) -> None:
+    from .cloak_train import train_drawn_cloak
+
+    train_drawn_cloak(plan)
+
+
 # Part -> (trainer, default steps, default batch).
 PARTS: dict[str, tuple[PartTrainer, int, int]] = {
     "renderer-cache": (_renderer_cache, 1, 1),
@@ -65,6 +83,10 @@ PARTS: dict[str, tuple[PartTrainer, int, int]] = {
     "flux": (_flux, 20000, 32),
     "lora": (_lora, 600, 32),
     "attgan": (_attgan, 12000, 32),
+    "stargan": (_deepfake("stargan"), 800, 8),
+    "stgan": (_deepfake("stgan"), 800, 8),
+    "swap": (_deepfake("swap"), 800, 8),
+    "cloak": (_cloak, 1000, 8),
     **FACE_PARTS,
 }
 

@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python scripts/check_types.py
 
 test-core: setup
 	$(BIN)/python -m pytest tests/core

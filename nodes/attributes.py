@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -218,9 +218,7 @@ class AttributePrivacy(Node):
         bar = host.Progress(len(pictures))
         done: list[Changed | None] = []
         for number, (picture, points) in enumerate(zip(pictures, located, strict=True)):
-            done.append(
-                _one(models, picture[None], points, wishes, lambda number=number: bar(number))
-            )
+            done.append(_one(models, picture[None], points, wishes, partial(bar, number)))
             bar(number + 1)
         results = torch.cat(
             [d.picture if d else p[None] for d, p in zip(done, pictures, strict=True)]

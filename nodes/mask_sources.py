@@ -69,7 +69,7 @@ def _source(
     meshes, points = _face_in(picture, faces, number)
     if faces is not None and faces.meshes and not meshes:
         return _faceless(number)
-    named = {"keep_identity": keep_identity, "read": read}
+    named: dict[str, Any] = {"keep_identity": keep_identity, "read": read}
     found: dict[str, MaskSource] = {}
     for name, parser in _parsers(picture[number], faces):
         found[name] = parser_source(parser, name, **named)

@@ -19,7 +19,7 @@ class Node(io.ComfyNode):
         own = vars(cls).get("execute")
         # The host copies nodes into locked classes of its own, which tell already.
         if isinstance(own, classmethod) and not hasattr(own.__func__, "__wrapped__"):
-            cls.execute = classmethod(_told(own.__func__))  # type: ignore[method-assign]
+            cls.execute = classmethod(_told(own.__func__))
 
 
 def _told(execute: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.protect.assemble import assemble_refiner, blending_mask
@@ -98,8 +98,10 @@ def prepare(
     options = wishes.options
     tiny = None if options.tiny_vae is None else host.picture_decoder(options.tiny_vae)
     distance, network = _perceptual(options.perceptual, decoder, tiny)
-    networks = [encoder.network for encoder in wishes.ensemble.attacked]
-    networks += [extra for extra in (network, tiny and tiny.module) if extra is not None]
+    networks: list[nn.Module] = [encoder.network for encoder in wishes.ensemble.attacked]
+    networks += [
+        extra for extra in (network, None if tiny is None else tiny.module) if extra is not None
+    ]
     networks.append(decoder.module)
     host.load_together(networks)
     first = intervals - preset.attacked if intervals else 0

@@ -98,7 +98,7 @@ class PrivacyReport(Node):
                     looks = likeness_of_faces(one[1], one[2], found[i])
                     report = _reported(results, one, looks, notes)
                 reports.append(report)
-                pages.append(chart(report, Pictures(*one)))
+                pages.append(chart(report, Pictures(one[0], one[1], one[2])))
                 progress(i + 1, host.picture_preview(pages[-1]))
             image = to_image(_stacked(pages))
         summary = "\n\n".join(

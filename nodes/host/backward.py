@@ -308,7 +308,7 @@ def _keeping_clones(network: Any) -> nn.Module:
     for block in (*network.double_blocks, *network.single_blocks):
         for norm in (module for module in block.modules() if isinstance(module, nn.LayerNorm)):
             norm.register_forward_pre_hook(lambda _, given: (given[0].clone(), *given[1:]))
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 def _patched(model: Model, twin: nn.Module) -> nn.Module:

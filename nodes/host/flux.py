@@ -35,7 +35,7 @@ def flux_layout(model: Model) -> Layout:
     """The shape of a MODEL's transformer; FluxGuardError for anything but FLUX.1."""
     base = model.model
     foreign = [getattr(comfy.model_base, name, ()) for name in _FOREIGN_MODELS]
-    network = getattr(base, "diffusion_model", None)
+    network: Any = getattr(base, "diffusion_model", None)
     known = isinstance(base, comfy.model_base.Flux) and not any(
         kind and isinstance(base, kind) for kind in foreign
     )

@@ -96,7 +96,7 @@ def _random_states_kept(device: torch.device) -> Iterator[None]:
     kind = None if device.type == "cpu" else getattr(torch, device.type, None)
     which = () if device.type == "mps" else (device,)  # there is only one
     cpu = torch.get_rng_state()
-    own = kind.get_rng_state(*which) if hasattr(kind, "get_rng_state") else None
+    own = None if kind is None or not hasattr(kind, "get_rng_state") else kind.get_rng_state(*which)
     try:
         yield
     finally:

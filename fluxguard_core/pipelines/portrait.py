@@ -17,6 +17,7 @@ from ..flow import (
     Block,
     Counted,
     EditControl,
+    Moved,
     Trajectory,
     ValueInjection,
     VelocityField,
@@ -95,12 +96,14 @@ def protect_portrait(
     job: Job,
     *,
     trajectory: Trajectory | None = None,
+    begun: Moved | None = None,
     observer: Observer | None = None,
 ) -> Outcome:
     """Invert, edit and protect one picture (Flux-Guard, whole method).
 
     Args:
         trajectory: an earlier inversion of the same picture, which saves making it again.
+        begun: the same edit under way, as ``edit_and_protect`` takes it.
         observer: progress; raising ``Interrupted`` in the protection keeps the best so far.
     """
     stack, preset = models.stack, job.preset
@@ -121,6 +124,7 @@ def protect_portrait(
         attacked_intervals=preset.attacked,
         window=window,
         region=refiner.region,
+        begun=begun,
         progress=lambda done, total, _: _observe(observer, "generation", done, total, None),
     )
     counts["generation"] = target.evaluations

@@ -44,6 +44,7 @@ def edit_and_protect(
     window: Window | None = None,
     region: Tensor | None = None,
     one_batch: bool = True,
+    begun: Moved | None = None,
     progress: Progress | None = None,
 ) -> Protection:
     """Generate an edit and protect it (Flux-Guard, whole method).
@@ -57,6 +58,7 @@ def edit_and_protect(
         window: part of the latent that it sees and changes; None means all of it.
         region: where in the window it may act, [1 or B, 1, h, w]; elsewhere the twin stays the edit.
         one_batch: run the branches as one batch, or one after the other where memory is short.
+        begun: the same edit after an earlier interval, up to the first attacked one, to go on from.
 
     Returns:
         Both latents. After ``Interrupted`` from a callback in the protected part: the best so far, with the
@@ -73,7 +75,12 @@ def edit_and_protect(
     def step(state: State) -> Moved:
         return advance(field, trajectory, state, controls, solver)
 
-    clean = step(State(trajectory.terminal))
+    if begun is not None and begun.interval > first + 1:
+        raise FluxGuardError(
+            f"Expected an edit begun up to interval {first + 1}, got {begun.interval}.",
+            "Begin anew.",
+        )
+    clean = begun or step(State(trajectory.terminal))
     _report(progress, clean, trajectory.intervals)
     while clean.interval <= first:
         clean = step(clean)

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from fluxguard_core.errors import FluxGuardError, Interrupted
 from fluxguard_core.faces.alignment import align
-from fluxguard_core.flow import Counted, Trajectory, flux_schedule, generate, invert
+from fluxguard_core.flow import (
+    Counted,
+    Moved,
+    State,
+    Trajectory,
+    advance,
+    flux_schedule,
+    generate,
+    invert,
+)
 from fluxguard_core.protect.engine import Draw, Step
 from fluxguard_core.protect.goals import Goal
 from fluxguard_core.protect.gradients import differentiable, gradients
@@ -310,6 +319,30 @@ def test_branches_share_the_work_before_the_attack(solver: str, expected: int) -
     assert relative_error(result.edited, alone) < 1e-5
     assert relative_error(result.protected, alone) > 1e-4
     assert {entry.interval for entry in result.log} == {3, 4, 5}
+
+
+def test_an_edit_that_was_begun_goes_on() -> None:
+    latent = noise(1, 16, 8, 8)
+    trajectory = trajectory_of(latent)
+    field = Counted(tiny_stack().field("a red face", 5.5))
+    state = advance(field, trajectory, State(trajectory.terminal))
+    begun = advance(field, trajectory, state)
+
+    def run(start: Moved | None, attacked: int = 3) -> Tensor:
+        work = refiner(synthetic(1), decode(latent), steps=1)
+        return edit_and_protect(
+            field, trajectory, [], work, attacked_intervals=attacked, begun=start
+        ).protected
+
+    counts = []
+    results = []
+    for start in (None, begun):
+        before = field.evaluations
+        results.append(run(start))
+        counts.append(field.evaluations - before)
+    assert torch.equal(*results) and counts[0] - counts[1] == 4
+    with pytest.raises(FluxGuardError, match="begun up to interval 1"):
+        run(begun, attacked=6)
 
 
 def test_one_batch_and_one_after_the_other_agree() -> None:

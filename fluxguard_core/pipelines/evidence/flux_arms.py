@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...evaluate.quality import eight_bit
 from ...faces.face import Face
-from ...flow import Counted, Trajectory, generate
+from ...flow import SOLVERS, Moved, State, Trajectory, advance
 from ...protect.assemble import assemble_refiner
 from ...protect.identity import identity_term
 from ...protect.presets import PRESETS, Preset
@@ -38,12 +38,12 @@ Change = Callable[[Job], Job]
 
 @dataclass(eq=False)
 class Editor:
-    """Edits subjects with one FLUX; remembers the last subject's inversions and edit, which its treatments share."""
+    """Edits subjects with one FLUX; remembers the last subject's inversions and edits, which its treatments share."""
 
     models: Models
     _subject: str = ""
     _known: dict[str, Trajectory] = field(default_factory=dict)
-    _edited: Tensor | None = None
+    _edits: dict[str, list[Moved]] = field(default_factory=dict)
 
     def job(self, subject: Subject, preset: Preset, identity: Identity, seed: int) -> Job:
         """The order at the subject's own size."""
@@ -76,22 +76,29 @@ class Editor:
 
     def _turn_to(self, subject: Subject) -> None:
         if subject.name != self._subject:
-            self._subject, self._known, self._edited = subject.name, {}, None
-
-    def edited(self, subject: Subject) -> Tensor:
-        """The default's edit before protection, in 8 bits."""
-        self._turn_to(subject)
-        if self._edited is None:
-            self._edited = self._edit(subject)
-        return self._edited
+            self._subject, self._known, self._edits = subject.name, {}, {}
 
     @torch.no_grad()
-    def _edit(self, subject: Subject) -> Tensor:
+    def edited(self, subject: Subject) -> Tensor:
+        """The default's edit before protection, in 8 bits."""
         preset = PRESETS["default"]
         job, trajectory = self.job(subject, preset, untargeted(), 0), self.inverted(subject, preset)
-        target = Counted(self.models.stack.field(job.prompt, self.models.guidance_of(preset)))
-        latent = generate(target, trajectory, edit_controls(trajectory, self.mask(job), preset))
+        latent = self.begun(subject, job, preset.intervals).latent
         return eight_bit(decoded(self.models, job, trajectory, latent).cpu())
+
+    @torch.no_grad()
+    def begun(self, subject: Subject, job: Job, interval: int) -> Moved:
+        """A job's edit after so many intervals, from what is remembered of the same edit."""
+        preset, trajectory = job.preset, self.inverted(subject, job.preset)
+        edit = repr((preset.recipe, preset.intervals, preset.guidance, float(job.mask.sum())))
+        known = self._edits.setdefault(edit, [])
+        if len(known) < interval:
+            controls = edit_controls(trajectory, self.mask(job), preset)
+            target = self.models.stack.field(job.prompt, self.models.guidance_of(preset))
+            while len(known) < interval:
+                state = known[-1] if known else State(trajectory.terminal)
+                known.append(advance(target, trajectory, state, controls))
+        return known[interval - 1]
 
     def mask(self, job: Job) -> Tensor:
         """A job's mask at latent resolution."""
@@ -99,17 +106,19 @@ class Editor:
         return soft_mask(job.mask, self.models.stack.geometry.pixels, size=grid)
 
     def protected(self, case: Case, preset: Preset, aim: Aim, change: Change) -> Made:
-        """One subject through the whole method; the seconds include its own inversion."""
+        """One subject through the whole method; the seconds are those after inversion and shared branch."""
         models = replace(self.models, ensemble=case.fold.ensemble)
         job = change(self.job(case.subject, preset, aim(case), case.seed))
         trajectory = self.inverted(case.subject, preset)
+        shared = preset.intervals - preset.attacked + 1
+        begun = self.begun(case.subject, job, shared)
         started = time.perf_counter()
-        outcome = protect_portrait(models, job, trajectory=trajectory)
+        outcome = protect_portrait(models, job, trajectory=trajectory, begun=begun)
         return Made(
             eight_bit(outcome.protected.cpu()),
             eight_bit(outcome.edited.cpu()),
             time.perf_counter() - started,
-            sum(outcome.evaluations.values()),
+            SOLVERS[preset.solver].evaluations(shared) + sum(outcome.evaluations.values()),
         )
 
     def without_flow(self, case: Case) -> Made:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from ..fluxguard_core.errors import FluxGuardError
+from ..fluxguard_core.faces.face import choose
 from ..fluxguard_core.mini.faces import parse_face
 from ..fluxguard_core.mini.world_check import world_of
 from ..fluxguard_core.regions import (
@@ -40,7 +41,7 @@ from ..fluxguard_core.regions import (
 from ..fluxguard_core.regions.meaning import meaning
 from . import folders, host
 from .concepts import Concepts
-from .faces import Faces, for_batch, shifted
+from .faces import Faces, find_all, for_batch, installed_finder, shifted
 
 Read = Callable[[str, str | None], Understanding]
 
@@ -99,9 +100,14 @@ def _source(
 def _face_in(
     picture: Tensor, faces: Faces | None, number: int
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Meshes of the chosen faces, and landmarks of the first, in the picture's pixels."""
+    """Meshes of the chosen faces, and landmarks of the first, in the picture's pixels.
+
+    Without FACES the largest face's landmarks, where YuNet is installed and finds one.
+    """
     if faces is None:
-        return [], None
+        find = installed_finder()
+        seen = [] if find is None else find_all(picture[number : number + 1], find)[0]
+        return [], choose(seen, "largest")[0].landmarks if seen else None
     batch, size = len(picture), (picture.shape[-2], picture.shape[-1])
     shift = shifted(faces.size, size)
     meshes = (
@@ -189,18 +195,14 @@ def reader(clip: Any) -> Read:
 
 
 def _by_meaning(clip: Any, wish: str, source: str | None) -> Understanding | None:
-    """What the CLIP makes of a wish; None where it cannot read it."""
-
-    def encode(text: str) -> Tensor:
-        return cast(Tensor, clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)[1][0])
-
-    network = clip.cond_stage_model
-    try:
-        if network not in _MEANINGS:
-            _MEANINGS[network] = meaning(encode)
-        return understand_with(replace(_MEANINGS[network], encode=encode), wish, source)
-    except FluxGuardError:  # the miniature's encoder reads its own few words only
+    """What the CLIP makes of a wish; None where it has no encoder for that, as FLUX.2's and the miniature's."""
+    encode = host.text_vectors(clip)
+    if encode is None:
         return None
+    network = clip.cond_stage_model
+    if network not in _MEANINGS:
+        _MEANINGS[network] = meaning(encode)
+    return understand_with(replace(_MEANINGS[network], encode=encode), wish, source)
 
 
 def found_in_each(

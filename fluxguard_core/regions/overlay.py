@@ -23,12 +23,15 @@ def region_colours(names: tuple[str, ...]) -> dict[str, tuple[float, float, floa
 
 
 def overlay(picture: Tensor, found: Found) -> Tensor:
-    """Picture [1,3,H,W] with its regions in colour, the mask's edge in white, and a legend of shares."""
+    """Picture [1,3,H,W] with its regions in colour, the mask's edge in white, and a legend of shares.
+
+    What a given mask has cut off a region is not painted; what was added or grown lies plain inside the edge.
+    """
     shown = picture.detach().float().cpu().clone()
     mask = found.mask.float().cpu()
     for name, colour in region_colours(found.names).items():
         here = (found.regions or {}).get(name)
-        part = mask if here is None else here.cpu().float()[None, None]
+        part = mask if here is None else here.cpu() * (mask > 0)
         paint = torch.tensor(colour).view(1, 3, 1, 1)
         shown = torch.lerp(shown, paint.expand_as(shown), OPACITY * part)
     hard = mask > 0.5

@@ -38,6 +38,7 @@ from .progress import Progress, latent_preview, ordinary_tensors, picture_previe
 from .record import record_storage
 from .sampling import TrajectoryNoise, flow_sampler
 from .turns import OutOfMemory, Turns
+from .vectors import text_vectors
 
 __all__ = [
     "INTERRUPTS",
@@ -74,6 +75,7 @@ __all__ = [
     "placed",
     "record_storage",
     "reference_listener",
+    "text_vectors",
     "to_latent",
     "to_model_space",
     "trainable_layers",

@@ -1,4 +1,4 @@
-"""Concept attention on the miniature FLUX through stock nodes: as the engine's, with LoRA and with fp8."""
+"""Concept attention on the miniature FLUX through stock nodes: as the engine's, with LoRA, fp8 and GGUF."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ SAID = "a person with long brown hair, white clothes, pink background"
 BOX = {"x": 24, "y": 30, "width": 66, "height": 84}
 
 
-class _Graph(Builder):
-    """A portrait inverted, its MODEL asked where the words are."""
+class Asking(Builder):
+    """A portrait inverted, its MODEL asked where the words are.
 
-    def __init__(self, *, dtype: str = "default", lora: bool = False) -> None:
+    loader: a node that loads a transformer, and its settings.
+    """
+
+    def __init__(self, loader: str = "UNETLoader", *, lora: bool = False, **settings: str) -> None:
         super().__init__()
         self.portrait = self.link("FluxGuard_MiniPortrait", seed=PERSON, count=1, size=128)
-        flux = "fluxguard-mini-flux.safetensors"
-        model = self.link("UNETLoader", unet_name=flux, weight_dtype=dtype)
+        settings = {"unet_name": "fluxguard-mini-flux.safetensors", **settings}
+        if loader == "UNETLoader":
+            settings = {"weight_dtype": "default", **settings}
+        model = self.link(loader, **settings)
         if lora:
             name = "fluxguard-mini-sepia.safetensors"
             model = self.link(
@@ -96,7 +101,7 @@ def test_the_model_itself_says_where_the_hair_is(server: Server) -> None:
     from fluxguard_core.mini.world import load_stack
     from fluxguard_core.regions import concept_source
 
-    graph = _Graph()
+    graph = Asking()
     node, saved = graph.mask("red hair")
     graph.add(
         "FluxGuard_SaveTrajectory", trajectory=graph.trajectory, filename_prefix="fluxguard/seen"
@@ -117,18 +122,18 @@ def test_the_model_itself_says_where_the_hair_is(server: Server) -> None:
     assert overlap(mask, ours.mask) > 0.95
 
 
-def test_with_a_lora_and_with_fp8_weights(server: Server) -> None:
-    masks: dict[str, Tensor] = {}
-    variants: dict[str, dict[str, Any]] = {
-        "plain": {},
-        "lora": {"lora": True},
-        "fp8": {"dtype": "fp8_e4m3fn"},
+def test_with_a_lora_and_with_fp8_and_quantised_weights(server: Server) -> None:
+    graphs = {
+        "plain": Asking(),
+        "lora": Asking(lora=True),
+        "fp8": Asking(weight_dtype="fp8_e4m3fn"),
+        "quantised": Asking("Probe_QuantisedLoader"),
     }
-    for name, changes in variants.items():
-        graph = _Graph(**changes)
+    masks: dict[str, Tensor] = {}
+    for name, graph in graphs.items():
         _, saved = graph.mask("a new background")
         masks[name] = seen(server, server.result(graph.graph), saved)
-    for name in ("lora", "fp8"):
+    for name in ("lora", "fp8", "quantised"):
         assert overlap(masks["plain"], masks[name]) > 0.8, name
     assert not torch.equal(masks["plain"], masks["lora"])
 
@@ -193,7 +198,7 @@ def test_the_full_size_graph_draws_lips_by_the_mesh_and_finds_hair_by_the_model(
 
 def test_what_text_to_mask_says_and_refuses(server: Server) -> None:
     """Parts of the face that stay out, and masks that would change nothing."""
-    graph = _Graph()
+    graph = Asking()
     kept, saved = graph.mask("smooth skin", keep_identity=True)
     _, plain = graph.mask("smooth skin")
     outcome = server.result(graph.graph)
@@ -205,12 +210,12 @@ def test_what_text_to_mask_says_and_refuses(server: Server) -> None:
         ("the roof of the car", {}, "No face region is named"),
     )
     for text, changes, words in cases:
-        other = _Graph()
+        other = Asking()
         if "combine" in changes:
             changes["mask"] = other.link("SolidMask", value=0.0, width=128, height=128)
         other.mask(text, **changes)
         assert words in server.fails(other.graph)
-    bare = _Graph()
+    bare = Asking()
     node, _ = bare.mask("red hair")
     del bare.graph[node]["inputs"]["concepts"]
     assert "or concept attention of the model itself" in server.fails(bare.graph)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from scripts.workflows.__main__ import documents
+
 from .server import PACK, Server
 
 SNAPSHOT = Path(__file__).parent / "schemas.json"
@@ -184,6 +186,16 @@ def test_workflows_use_existing_nodes_and_inputs(schemas: dict[str, Any], path: 
             assert model["name"] in node["widgets_values"]
             assert model["url"].startswith("https://")
     assert document["groups"]
+
+
+def test_workflows_and_blueprints_are_what_their_generator_writes(schemas: dict[str, Any]) -> None:
+    """A changed node changes them: `python -m scripts.workflows URL` writes them anew."""
+    made = documents(schemas)
+    assert {*WORKFLOWS, *(PACK / "subgraphs").glob("*.json")} == set(made)
+    for path, document in made.items():
+        assert json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(document)), (
+            path.name
+        )
 
 
 def test_templates_are_served(server: Server) -> None:

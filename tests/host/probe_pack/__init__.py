@@ -9,6 +9,7 @@ from pathlib import Path
 import comfy.ops
 import comfy.samplers
 import comfy.sd
+import comfy.sd1_clip
 import comfy.utils
 import folder_paths
 import numpy as np
@@ -336,6 +337,71 @@ class ProbeNarrowVae(io.ComfyNode):
         return io.NodeOutput(vae)
 
 
+def _clip_l(means, tokenizer):
+    """CLIP-L in its published layout, but small: a text's vector is the mean of its words' vectors.
+
+    means: "words=word" and more after ";": tokens that have no vector of their own but that word's.
+    """
+    generator = torch.Generator().manual_seed(4)
+    width, inner, layers = 128, 8, "text_model.encoder.layers"
+    words = torch.randn(49408, width, generator=generator)
+
+    def ids(text):
+        return [token for token, _ in tokenizer.tokenize_with_weights(text)[0] if token < 49406]
+
+    for pair in means.split(";"):
+        wish, word = pair.split("=")
+        for token in set(ids(wish)):
+            words[token] = words[ids(word)].mean(0)
+    state = {
+        "text_model.embeddings.token_embedding.weight": words,
+        "text_model.embeddings.position_embedding.weight": torch.zeros(77, width),
+        "text_model.final_layer_norm.weight": torch.ones(width),
+        "text_model.final_layer_norm.bias": torch.zeros(width),
+    }
+    for layer in range(2):
+        here = f"{layers}.{layer}"
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            gathers = layer == 0 and name in ("v_proj", "out_proj")
+            state[f"{here}.self_attn.{name}.weight"] = gathers * torch.eye(width)
+            state[f"{here}.self_attn.{name}.bias"] = torch.zeros(width)
+        for name in ("layer_norm1", "layer_norm2"):
+            state[f"{here}.{name}.weight"] = torch.ones(width)
+            state[f"{here}.{name}.bias"] = torch.zeros(width)
+        for name, shape in (("fc1", (inner, width)), ("fc2", (width, inner))):
+            state[f"{here}.mlp.{name}.weight"] = torch.zeros(shape)
+            state[f"{here}.mlp.{name}.bias"] = torch.zeros(shape[0])
+    return state
+
+
+class ProbeClip(io.ComfyNode):
+    """A CLIP of the host's own classes: CLIP-L alone, or with a T5 that fails on every text."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Clip",
+            category="probe",
+            inputs=[io.String.Input("means"), io.Combo.Input("type", options=["clip-l", "flux"])],
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, means, type):
+        clip = {"num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 8}
+        t5 = {"num_layers": 1, "d_ff": 8, "num_heads": 1, "vocab_size": 1}
+        options = {"model_config": {**clip, "num_attention_heads": 2}, "t5xxl_model_config": t5}
+        states = [_clip_l(means, comfy.sd1_clip.SDTokenizer())]
+        kind = comfy.sd.CLIPType.STABLE_DIFFUSION
+        if type == "flux":
+            kind = comfy.sd.CLIPType.FLUX
+            states.append({"encoder.block.0.layer.0.layer_norm.weight": torch.ones(4096)})
+        loaded = comfy.sd.load_text_encoder_state_dicts(
+            states, clip_type=kind, model_options=options
+        )
+        return io.NodeOutput(loaded)
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
         return [
@@ -350,6 +416,7 @@ class ProbeExtension(ComfyExtension):
             ProbeSecondFace,
             ProbeQuantisedLoader,
             ProbeNarrowVae,
+            ProbeClip,
         ]
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# Up to this side a blur is two matrix products: on a processor its gradient takes a tenth of a convolution's.
+_AS_PRODUCTS = 512
 
 
 def _pooled(mask: Tensor, radius: int) -> Tensor:
@@ -42,11 +46,35 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     """Separable Gaussian of standard deviation `sigma` pixels over [B,C,H,W], edges replicated."""
     if sigma <= 0:
         return image
-    radius = max(1, math.ceil(3 * sigma))
-    offsets = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    flat = image.reshape(-1, 1, *image.shape[-2:])
+    height, width = image.shape[-2:]
+    if max(height, width) <= _AS_PRODUCTS:
+        down = _smearing(height, sigma, image.dtype, image.device)
+        along = _smearing(width, sigma, image.dtype, image.device)
+        return down @ image @ along.T
+    kernel = _kernel(sigma).to(image)
+    radius = len(kernel) // 2
+    flat = image.reshape(-1, 1, height, width)
     flat = F.pad(flat, (radius, radius, radius, radius), mode="replicate")
     flat = F.conv2d(F.conv2d(flat, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
     return flat.reshape(image.shape)
+
+
+def _kernel(sigma: float) -> Tensor:
+    radius = max(1, math.ceil(3 * sigma))
+    weights = torch.exp(
+        -0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2
+    )
+    return weights / weights.sum()
+
+
+@lru_cache(maxsize=32)
+def _smearing(side: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The matrix [side, side] that blurs a column; what the kernel takes from beyond an end it takes from the end."""
+    with torch.inference_mode(False), torch.no_grad():
+        kernel = _kernel(sigma)
+        offsets = torch.arange(len(kernel)) - len(kernel) // 2
+        places = (torch.arange(side)[:, None] + offsets).clamp(0, side - 1)
+        matrix = torch.zeros(side, side, dtype=kernel.dtype).scatter_add_(
+            1, places, kernel.repeat(side, 1)
+        )
+        return matrix.to(device, dtype)

@@ -94,8 +94,8 @@ def clip(node: Node) -> Apply:
         if minimum is None:
             x = x.clamp(low, high) if x.is_floating_point() else x
         else:
-            x = torch.maximum(x, minimum.to(x))
-        return x if maximum is None else torch.minimum(x, maximum.to(x))
+            x = _larger(x, minimum.to(x))
+        return x if maximum is None else _smaller(x, maximum.to(x))
 
     return apply
 
@@ -124,8 +124,8 @@ def _divided(a: Tensor, b: Tensor) -> Tensor:
 @builder("Min", "Max", "Sum", "Mean")
 def of_several(node: Node) -> Apply:
     functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "Min": torch.minimum,
-        "Max": torch.maximum,
+        "Min": _smaller,
+        "Max": _larger,
         "Sum": torch.add,
         "Mean": torch.add,
     }
@@ -138,6 +138,24 @@ def of_several(node: Node) -> Apply:
         return first / len(operands) if node.op == "Mean" else first
 
     return apply
+
+
+def _larger(a: Tensor, b: Tensor) -> Tensor:
+    """The larger of two; against a constant number, as ReLU6 is often written, the gradient takes a third."""
+    if _constant(b) and b.ndim <= a.ndim:
+        return a.clamp(min=b)
+    return b.clamp(min=a) if _constant(a) and a.ndim <= b.ndim else torch.maximum(a, b)
+
+
+def _smaller(a: Tensor, b: Tensor) -> Tensor:
+    """The smaller of two."""
+    if _constant(b) and b.ndim <= a.ndim:
+        return a.clamp(max=b)
+    return b.clamp(max=a) if _constant(a) and a.ndim <= b.ndim else torch.minimum(a, b)
+
+
+def _constant(x: Tensor) -> bool:
+    return x.numel() == 1 and not x.requires_grad
 
 
 @builder("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor")

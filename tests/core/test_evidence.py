@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +128,20 @@ def test_one_log_serves_all_protocols_and_nothing_is_done_twice(
     )
     assert "TIP &lt;b&gt;" in text and "<svg" in text and "<script" not in text
     assert len(csv_text(summed).splitlines()) == len(summed) + 1
+
+
+def test_people_and_treatments_may_be_added_and_nothing_may_change(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.jsonl"
+    first = {"arms": {"default": "ours"}, "settings": {"default": "a1"}, "gallery": 200}
+    Log(path, first).add("made|default", {"seconds": 1.0})
+    more = {**first, "arms": {"default": "ours", "pgd": "PGD"}, "settings": {"pgd": "b2"}}
+    grown = Log(path, more)
+    assert "made|default" in grown and grown.header["settings"] == {"default": "a1", "pgd": "b2"}
+    with pytest.raises(FluxGuardError, match="other settings"):
+        Log(path, {**first, "settings": {"default": "a2"}})
+    packed = tmp_path / "evidence.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read_log(packed) == read_log(path) == (grown.header, dict(grown.lines))
 
 
 def test_unprotected_comes_first_and_does_not_change(bench: Bench, tmp_path: Path) -> None:

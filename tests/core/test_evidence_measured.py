@@ -11,7 +11,7 @@ from fluxguard_core.pipelines.evidence.log import read_log
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
-LOG = ROOT / "docs" / "measured" / "evidence.jsonl"
+LOG = ROOT / "docs" / "measured" / "evidence.jsonl.gz"
 
 
 @pytest.mark.skipif(not LOG.exists(), reason="no log of a run is shipped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,8 +77,10 @@ class Log:
 
 
 def read_log(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Header, and lines by key; FluxGuardError for another file."""
-    text = path.read_text(encoding="utf-8").splitlines()
+    """Header, and lines by key, also of a log that gzip has packed; FluxGuardError for another file."""
+    packed = path.suffix == ".gz"
+    data = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+    text = data.decode("utf-8").splitlines()
     found = []
     for number, line in enumerate(text, 1):
         try:

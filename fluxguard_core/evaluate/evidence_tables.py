@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .evidence import Figure, counted, estimates, figures, leads
+from .evidence import POOLED, Estimate, Figure, Lead, counted, estimates, figures, leads
 from .evidence_page import markdown, shown
 
 MATCHED = ("own", "ssim", "psnr", "likeness")
@@ -20,7 +20,6 @@ def tables(header: Mapping[str, Any], lines: Mapping[str, Mapping[str, object]])
         ("verify", ["match"], MATCHED),
         ("look", ["cos", "ssim", "psnr", "haarpsi", "shift"], ("own",)),
         ("identify", ["rank1", "rank5", "linked", "cos.link"], ("own",)),
-        ("robust", _after(found), ("own",)),
         ("ablate", ["match", "cos", "ssim", "haarpsi"], ("own",)),
     ):
         protocol = "verify" if name == "look" else name
@@ -33,17 +32,48 @@ def tables(header: Mapping[str, Any], lines: Mapping[str, Mapping[str, object]])
         }
         if mine and chosen:
             out[name] = markdown(mine, measures, columns, chosen)
+    sharing = estimates([f for f in found if f.protocol == "robust"])
+    if sharing:
+        out["robust"] = _by_treatment(sharing, arms)
     compared = [
         c for c in leads(found, "default", ["cos"]) if c.protocol == "verify" and c.column != "own"
     ]
     if compared:
-        rows = [
-            f"| {arms[c.arm]} | {c.column} | {shown('cos', c.interval)} | {c.verdict} |"
-            for c in compared
-        ]
-        head = "| ours minus | at our | held-out cosine | |\n|---|---|---|---|"
-        out["leads"] = "\n".join([head, *rows])
+        out["leads"] = _leads(compared, arms)
     return out
+
+
+def _by_treatment(found: list[Estimate], arms: Mapping[str, str]) -> str:
+    """Shares still matched: what was done to the picture against how it was protected."""
+    cells = {(e.measure, e.arm): shown(e.measure, e.interval) for e in found if e.judge == POOLED}
+    after = dict.fromkeys(m for m, _ in cells if m.startswith("match@"))
+    chosen = [arm for arm in arms if any(name == arm for _, name in cells)]
+    chosen.sort(key=lambda arm: arm not in _FIRST)
+    lines = [
+        f"| match after | {' | '.join(arms[a] for a in chosen)} |",
+        "|---" * (len(chosen) + 1) + "|",
+    ]
+    for measure in after:
+        row = " | ".join(cells.get((measure, arm), "–") for arm in chosen)
+        lines.append(f"| {measure.removeprefix('match@')} | {row} |")
+    return "\n".join(lines)
+
+
+def _leads(found: list[Lead], arms: Mapping[str, str]) -> str:
+    """Differences of the held-out cosine, one treatment a row."""
+    lines = [
+        f"| ours minus | people | {' | '.join(f'at our {c}' for c in MATCHED[1:])} |",
+        "|---" * (len(MATCHED) + 1) + "|",
+    ]
+    for arm in dict.fromkeys(c.arm for c in found):
+        mine = {c.column: c for c in found if c.arm == arm}
+        row = [
+            f"{shown('cos', mine[c].interval)}: {mine[c].verdict}" if c in mine else "–"
+            for c in MATCHED[1:]
+        ]
+        people = max(c.people for c in mine.values())
+        lines.append(f"| {arms[arm]} | {people} | {' | '.join(row)} |")
+    return "\n".join(lines)
 
 
 def _count(header: Mapping[str, Any], found: list[Figure]) -> str:
@@ -52,7 +82,3 @@ def _count(header: Mapping[str, Any], found: list[Figure]) -> str:
         counts = counted([f for f in found if f.protocol == protocol])
         parts.append(f"{protocol}: {counts['portraits']} portraits of {counts['people']} people")
     return f"{'; '.join(parts)}; a gallery of {header['gallery']} people."
-
-
-def _after(found: list[Figure]) -> list[str]:
-    return list(dict.fromkeys(f.measure for f in found if f.measure.startswith("match@")))

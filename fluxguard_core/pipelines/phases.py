@@ -27,7 +27,7 @@ PHASES: tuple[Phase, ...] = ("inversion", "generation", "protection")
 
 @dataclass
 class Spent:
-    """Of one phase: seconds, and the most bytes above what was held when the loop began."""
+    """Of one phase: seconds (on a processor its own, not the clock's), and the most bytes above what was held when the loop began."""
 
     seconds: float = 0.0
     peak_bytes: int = 0
@@ -71,7 +71,9 @@ class Meter:
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+            return time.perf_counter()
+        # The processor's own time: what else runs on the machine does not count.
+        return time.process_time()
 
     def _clear(self) -> int:
         if self.device.type == "cuda":

@@ -284,6 +284,9 @@ def _recomputing(vae: DiffusersModel) -> Iterator[None]:
     decoder.gradient_checkpointing = torch.is_grad_enabled()
     if decoder.gradient_checkpointing and not hasattr(decoder, "_gradient_checkpointing_func"):
         vae.enable_gradient_checkpointing()
+        # Only the decoder recomputes: diffusers' tiny encoder forgets to scale its picture where it does.
+        encoder: Any = vae.encoder
+        encoder.gradient_checkpointing = False
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from fluxguard_core.backends.flux import (
     decode_latent,
+    encode_image,
     from_pipeline,
     layout_of,
     pack,
@@ -246,6 +247,16 @@ def test_recomputed_decoding_has_the_same_gradient(vae: object) -> None:
     (expected,) = torch.autograd.grad(plain, latent)
     assert relative_error(ours, expected) < 1e-5
     assert not autoencoder.decoder.gradient_checkpointing
+
+
+@pytest.mark.parametrize("vae", [tiny_vae, tiny_taesd])
+def test_a_recomputed_decoding_leaves_the_encoder_as_it_was(vae: object) -> None:
+    autoencoder = vae()  # type: ignore[operator]
+    picture = noise(1, 3, 32, 32).sigmoid()
+    before = encode_image(autoencoder, picture)
+    decode_latent(autoencoder, noise(1, 16, 4, 4).requires_grad_(True))
+    after = encode_image(autoencoder, picture.requires_grad_(True))
+    assert relative_error(after.detach(), before) < 1e-6
 
 
 def test_one_prompt_serves_a_batch_and_batches_agree() -> None:

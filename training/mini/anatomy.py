@@ -26,4 +26,4 @@ class Anatomy:
 
 
 PACKAGED = Anatomy("fluxguard-mini", (16, 32, 64, 64), (1, 1, 2, 2), (1, 2, 2, 3), 256, 2, 6)
-SECOND = Anatomy("fluxguard-second", (12, 24, 48, 64), (1, 2, 1, 2), (1, 1, 2, 2), 128, 3, 4)
+SECOND = Anatomy("fluxguard-second", (8, 16, 32, 64), (0, 1, 1, 2), (0, 1, 2, 2), 128, 2, 3)

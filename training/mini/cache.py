@@ -115,8 +115,8 @@ def _write(folder: Path, plan: CachePlan, worker: int, workers: int) -> None:
         if maps["done.u8"][chunk]:
             continue
         stop = min((chunk + 1) * CHUNK, plan.count)
-        for start in range(chunk * CHUNK, stop, 4):
-            rows = range(start, min(start + 4, stop))
+        for start in range(chunk * CHUNK, stop, 16):
+            rows = range(start, min(start + 16, stop))
             specs = [spec_of(plan.world, r // plan.shots, r % plan.shots) for r in rows]
             images, labels, landmarks = render_batch(specs, plan.size)
             at = slice(rows[0], rows[-1] + 1)

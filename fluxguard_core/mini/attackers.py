@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from ..backends.flux import FluxStack, Prompt, layout_of
+from ..errors import FluxGuardError
 from ..flow import ValueInjection, VelocityFusion, flux_schedule, generate, invert
 from ..flow.controls import paper_injection
 from ..regions import coverage, grow, parser_source, soft_mask
 from .faces import classify_attributes, parse_face
 from .models import GUIDANCE, complete, describe
 from .portrait_spec import PortraitSpec, random_spec
-from .world import load_autoencoder, load_stack, load_text_encoder, load_transformer
+from .world import Part, load_autoencoder, load_stack, load_text_encoder, load_transformer
 
 # A picture and the words -> the edited picture, both [1, 3, H, W] in [0, 1].
 Edit = Callable[[Tensor, "Wish"], Tensor]
@@ -111,13 +112,21 @@ def attackers(stack: FluxStack, name: str = "") -> dict[str, Edit]:
     return {f"{name}{kind}": edit for kind, edit in made.items()}
 
 
-def second_editor(folder: Path) -> FluxStack | None:
-    """The editor that ``python -m training.mini train flux --second`` made; None where only its autoencoder is there."""
-    files = {
-        part: folder / f"fluxguard-second-{part}.safetensors" for part in ("vae", "flux", "text")
-    }
-    if not files["flux"].is_file() or not files["text"].is_file():
-        return None
+def second_editor(folder: Path) -> FluxStack:
+    """The editor that ``python -m training.mini train flux --second`` made.
+
+    Raises:
+        FluxGuardError: one of its three files is not in the folder.
+    """
+    parts: tuple[Part, ...] = ("vae", "flux", "text")
+    files = {part: folder / f"fluxguard-second-{part}.safetensors" for part in parts}
+    missing = [path.name for path in files.values() if not path.is_file()]
+    if missing:
+        raise FluxGuardError(
+            f"Expected the second editor in {folder}; {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not there.",
+            f"Train it: python -m training.mini train vae --second --out {folder}, then flux in place of vae.",
+        )
     transformer = load_transformer(files["flux"])
     words = load_text_encoder(files["text"])
 

@@ -34,6 +34,7 @@ from . import (
     bench_service,
     bench_shields,
     bench_speed,
+    bench_trainers,
     bench_true_size,
 )
 
@@ -71,6 +72,7 @@ def register(subparsers: Any) -> None:
     bench_evidence.register(kinds)
     bench_service.register(kinds)
     bench_shields.register(kinds)
+    bench_trainers.register(kinds)
     bench_speed.register(kinds)
     bench_true_size.register(kinds)
 

@@ -41,7 +41,7 @@ class TrainingShield:
         static_steps: training of the static stand-in on the clean pictures.
         backward: gradients through the transformer. Without them the score stands in for the training error and the
             autoencoder for attention, which quantised and offloaded models can do.
-        rank: of both LoRAs.
+        rank, rate: of both LoRAs, and of their training.
         pixels: a trainer is taken to scale larger pictures down to so many.
     """
 
@@ -53,6 +53,7 @@ class TrainingShield:
     fitting: int = 3
     static_steps: int = 400
     rank: int = 4
+    rate: float = 1e-4
     backward: bool = True
     pixels: int = 512**2
 
@@ -167,7 +168,14 @@ def shield_training(
         work = _Work(shield, at_most(surrogate.encode, shield.pixels), surrogate, static, dynamic)
         clean = work.latents(sources)
         if shield.backward:
-            fit(static, surrogate.prompted, clean, shield.static_steps, generator)
+            fit(
+                static,
+                surrogate.prompted,
+                clean,
+                shield.static_steps,
+                generator,
+                learning_rate=shield.rate,
+            )
         now = [space.project(space.start()) for space in spaces]
         for epoch, i in product(range(shield.epochs), range(len(spaces))):
             for term, steps in work.phases(clean[i]):
@@ -185,7 +193,14 @@ def shield_training(
             if interrupted:
                 break
             if shield.backward and i == len(spaces) - 1:
-                fit(dynamic, surrogate.prompted, work.latents(now), shield.fitting, generator)
+                fit(
+                    dynamic,
+                    surrogate.prompted,
+                    work.latents(now),
+                    shield.fitting,
+                    generator,
+                    learning_rate=shield.rate,
+                )
         static.switch.chosen = None
         return [
             work.finished(space, variable, source, steps, interrupted, seed)

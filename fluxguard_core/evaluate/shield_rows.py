@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from .statistics import Interval, bootstrap_mean, paired
 
@@ -36,18 +37,42 @@ class Cell:
     visible: float
 
 
-def append(path: Path, cells: Iterable[Cell]) -> None:
+@dataclass(frozen=True)
+class TrainerCell:
+    """A LoRA trained on one person's pictures, shielded by one arm at one budget.
+
+    Args:
+        found: share of its pictures in which the detector finds a face (FDR).
+        match: share of found faces that recognisers take for the person; lower is a stronger shield.
+        similarity: mean cosine of found faces to the person (ISM); None without a face.
+        visible: PSNR of the shielded pictures against the originals.
+    """
+
+    person: int
+    arm: str
+    budget: int
+    trainer: str
+    found: float
+    match: float
+    similarity: float | None
+    visible: float
+
+
+Row = TypeVar("Row", Cell, TrainerCell)
+
+
+def append(path: Path, cells: Iterable[Cell | TrainerCell]) -> None:
     """Add cells to the log, so that a stopped run goes on where it was."""
     with path.open("a", encoding="utf-8") as file:
         for cell in cells:
             file.write(json.dumps(asdict(cell)) + "\n")
 
 
-def read(path: Path) -> list[Cell]:
+def read(path: Path, kind: type[Row] = Cell) -> list[Row]:  # type: ignore[assignment]
     """The log's cells; none where there is no log yet."""
     if not path.is_file():
         return []
-    return [Cell(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [kind(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def table(cells: Sequence[Cell], baseline: str) -> str:
@@ -76,6 +101,32 @@ def table(cells: Sequence[Cell], baseline: str) -> str:
             f"{shows} of {len(group)}",
             against,
             _mean([min(c.visible, 99.0) for c in group], 1),
+        ]
+        lines.append("| " + " | ".join(parts) + " |")
+    return "\n".join(lines)
+
+
+def trainer_table(cells: Sequence[TrainerCell]) -> str:
+    """A Markdown table by trainer, budget and arm; the paired difference of matches is to unprotected pictures."""
+    lines = [
+        "| trainer | budget | arm | people | faces found | match the person | against unprotected | cosine | visible, dB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for trainer, budget, arm in dict.fromkeys((c.trainer, c.budget, c.arm) for c in cells):
+        every = [c for c in cells if (c.trainer, c.budget) == (trainer, budget)]
+        group = [c for c in every if c.arm == arm]
+        clean = {c.person: c.match for c in every if c.arm == CLEAN}
+        both = [(c.match, clean[c.person]) for c in group if c.person in clean]
+        parts = [
+            trainer,
+            str(budget),
+            arm,
+            str(len(group)),
+            _mean([c.found for c in group], 2),
+            _mean([c.match for c in group], 2),
+            "" if arm == CLEAN or len(both) < 2 else _difference(both),
+            _mean([c.similarity for c in group if c.similarity is not None], 2),
+            "" if arm == CLEAN else _mean([c.visible for c in group], 1),
         ]
         lines.append("| " + " | ".join(parts) + " |")
     return "\n".join(lines)

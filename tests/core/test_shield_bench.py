@@ -105,7 +105,7 @@ def test_every_attacker_edits_and_a_wish_is_not_fulfilled_before() -> None:
 
 def test_there_is_no_second_editor_without_its_files(tmp_path: Path) -> None:
     (tmp_path / "fluxguard-second-vae.safetensors").touch()
-    with pytest.raises(FluxGuardError, match="flux.safetensors and .*text.safetensors are not"):
+    with pytest.raises(FluxGuardError, match=r"flux.safetensors and .*text.safetensors are not"):
         second_editor(tmp_path)
 
 

@@ -16,7 +16,7 @@ from ..defences.budget import with_budget
 from ..defences.edits import EDIT_SHIELDS, EditShield, shield_edits
 from ..defences.surrogates import surrogate
 from ..evaluate.quality import eight_bit, psnr, ssim
-from ..evaluate.shield_rows import CLEAN, Cell, append, read, table
+from ..evaluate.shield_rows import CLEAN, Cell, append, page_table, read, table
 from ..evaluate.transforms import Transform, autoencoder, blur, jpeg, rescale
 from ..pictures.files import read_picture, write_png
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..mini.attackers import Edit, Wish
 
 BASELINE = "PGD"
+SECOND = "second editor, "
 _TERMS = EDIT_SHIELDS["strong"]
 ARMS: dict[str, EditShield | None] = {
     CLEAN: None,
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     stack = load_stack()
     edits = attackers(stack)
     if args.second is not None:
-        edits |= attackers(second_editor(args.second), "second editor, ")
+        edits |= attackers(second_editor(args.second), SECOND)
     pictures = args.output / "shielded"
     pictures.mkdir(parents=True, exist_ok=True)
     shielding = Shielding(args.steps, pictures, args.bfloat16)
@@ -98,7 +99,14 @@ def run(args: argparse.Namespace) -> int:
         if missing:
             append(log, bench.cells(person, arm, budget, missing))
             print(f"person {person}, {budget} of 255, {arm}", flush=True)
-    told = table(read(log), BASELINE)
+    cells = read(log)
+    told = "\n\n".join(
+        page_table(cells, BASELINE, editor, budget)
+        for budget in dict.fromkeys(c.budget for c in cells)
+        for editor in ("", SECOND)
+        if any(c.attacker.startswith(editor) for c in cells)
+    )
+    told += "\n\n" + table(cells, BASELINE)
     (args.output / "shields.md").write_text(told + "\n", encoding="utf-8")
     print(told)
     return 0

@@ -106,6 +106,51 @@ def table(cells: Sequence[Cell], baseline: str) -> str:
     return "\n".join(lines)
 
 
+def page_table(cells: Sequence[Cell], baseline: str, editor: str, budget: int) -> str:
+    """One editor at one budget as a Markdown table for a page: an arm a row, SSIM by attacker.
+
+    Args:
+        editor: what the names of its attackers begin with; "" for the one that the shields ask.
+    """
+    of_it = [
+        c
+        for c in cells
+        if c.budget == budget
+        and c.shared == "as it is"
+        and c.attacker.startswith(editor)
+        and (editor or "," not in c.attacker)
+    ]
+    kinds = list(dict.fromkeys(c.attacker for c in of_it))
+    heads = [f"{kind.removeprefix(editor)}, SSIM" for kind in kinds]
+    lines = [
+        f"| arm | people | {' | '.join(heads)} | all, against {baseline} | asked for shows | visible, dB |",
+        "|---" * (5 + len(kinds)) + "|",
+    ]
+    base = _by_person([c for c in of_it if c.arm == baseline])
+    for arm in dict.fromkeys(c.arm for c in of_it):
+        group = [c for c in of_it if c.arm == arm]
+        own = _by_person(group)
+        both = [(value, base[person]) for person, value in own.items() if person in base]
+        parts = [
+            arm,
+            str(len(own)),
+            *(_mean([c.ssim for c in group if c.attacker == kind], 3) for kind in kinds),
+            "" if arm == baseline or len(both) < 2 else _difference(both),
+            f"{sum(c.success for c in group)} of {len(group)}",
+            "" if arm == CLEAN else _mean(list({c.person: c.visible for c in group}.values()), 1),
+        ]
+        lines.append("| " + " | ".join(parts) + " |")
+    return "\n".join(lines)
+
+
+def _by_person(cells: Sequence[Cell]) -> dict[int, float]:
+    """Mean SSIM over attackers."""
+    found: dict[int, list[float]] = {}
+    for cell in cells:
+        found.setdefault(cell.person, []).append(cell.ssim)
+    return {person: sum(values) / len(values) for person, values in found.items()}
+
+
 def trainer_table(cells: Sequence[TrainerCell]) -> str:
     """A Markdown table by trainer, budget and arm; the paired difference of matches is to unprotected pictures."""
     lines = [

@@ -125,7 +125,7 @@ def second_editor(folder: Path) -> FluxStack:
         raise FluxGuardError(
             f"Expected the second editor in {folder}; {' and '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} not there.",
-            f"Train it: python -m training.mini train vae --second --out {folder}, then flux in place of vae.",
+            "Train its autoencoder and its transformer into that folder first; docs/shields.md has the two commands.",
         )
     transformer = load_transformer(files["flux"])
     words = load_text_encoder(files["text"])

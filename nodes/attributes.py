@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -15,8 +16,7 @@ from ..fluxguard_core.defences.attribute_edit import AttributeEditor
 from ..fluxguard_core.defences.attribute_words import WORDS, worded
 from ..fluxguard_core.defences.attributes import check_names, parse_values, resolved
 from ..fluxguard_core.errors import FluxGuardError
-from ..fluxguard_core.mini.attributes import drawn_editor, drawn_judge
-from ..fluxguard_core.mini.faces import parse_face
+from ..fluxguard_core.mini.attributes import drawn_attributes
 from ..fluxguard_core.mini.world_check import world_of
 from ..fluxguard_core.pipelines.attributes import (
     IDENTITIES,
@@ -120,9 +120,7 @@ class MiniAttributeEditor(Node):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         with host.ordinary_tensors():
-            return io.NodeOutput(
-                AttributeModels(drawn_editor(), (drawn_judge(),), None, parse_face)
-            )
+            return io.NodeOutput(drawn_attributes(None))
 
 
 def _names_input(tooltip: str, default: str) -> Any:
@@ -209,7 +207,7 @@ class AttributePrivacy(Node):
         if ensemble is not None:
             load_recognisers(ensemble)
         parse = editor.parse_face if faces is None or faces.parse is None else faces.parse
-        models = AttributeModels(editor.editor, editor.judges, ensemble, parse)
+        models = replace(editor, ensemble=ensemble, parse_face=parse)
         with host.ordinary_tensors():
             pictures = to_picture(image).cpu().clone()
             _check_world(models, pictures)

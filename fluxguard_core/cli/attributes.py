@@ -108,6 +108,13 @@ def register(subparsers: Any) -> None:
         metavar="FILE",
         help="another one, whose classifier judges",
     )
+    gan.add_argument(
+        "--reader",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="another one, whose classifier is asked during the search, beside the AttGAN's own",
+    )
     add_face(parser)
     sources.add_arguments(parser)
     attributes_train.add_arguments(parser)
@@ -350,7 +357,8 @@ def _load(args: argparse.Namespace) -> Loaded:
     gan = load_attgan(args.attgan, attributes=names)
     editor = AttributeEditor.of(Path(args.attgan).name, gan)
     parser = sources.face_parser() if gan.world == "photo" else None
-    models = AttributeModels(editor, judges, _ensemble(args), parser)
+    readers = tuple(_judge(path, names) for path in args.reader)
+    models = AttributeModels(editor, judges, _ensemble(args), parser, readers)
     return Loaded(gan.world, models, judges, models.ensemble)
 
 

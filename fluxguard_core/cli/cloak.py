@@ -35,6 +35,8 @@ from ..faces.face import FaceFinder, choose
 from ..mini.world_check import world_of
 from ..pictures.files import png_bytes, read_mask, read_picture, write_atomic
 from ..pictures.folder import photos_in
+from ..protect.photo import protect_pixels
+from ..protect.presets import photo_preset_named
 from ..recognition.ensemble import Ensemble
 from ..worlds import World
 from .finding import add_detector, add_face, finder_for, parse_face
@@ -105,6 +107,13 @@ def _register_apply(kinds: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.png")
     parser.add_argument("--cloak", type=Path, required=True, metavar="FILE")
     parser.add_argument("--mask", type=Path, metavar="PNG", help="white may change (default: all)")
+    parser.add_argument(
+        "--refine",
+        type=int,
+        default=0,
+        metavar="N",
+        help="go on from the cloak with N steps of the optimiser, against the attacked recognisers",
+    )
     add_recognisers(parser)
     add_detector(parser, "yunet; the miniature's for drawn portraits")
     add_face(parser)
@@ -187,6 +196,8 @@ def run_apply(args: argparse.Namespace) -> int:
     mask = None if args.mask is None else read_mask(args.mask, picture.size)
     begun = time.perf_counter()
     cloaked = cloak(picture.rgb, mask, working=working_side(picture.size, points, cloak.eyes))
+    if args.refine > 0:
+        cloaked = _refined(picture.rgb, cloaked, ensemble, points, mask, args.refine)
     spent = time.perf_counter() - begun
     write_atomic(target, png_bytes(replace(picture, rgb=cloaked)))
     made = quality(cloaked, picture.rgb)
@@ -195,9 +206,32 @@ def run_apply(args: argparse.Namespace) -> int:
         f"{shown(target)}: {made.psnr:.1f} dB, at most {largest:.0f} of 255 levels, {1000 * spent:.0f} ms. "
         f"Trained against {', '.join(cloak.against) or 'nothing that is named'}; what it does to others was not measured."
     )
+    if args.refine > 0:
+        print(
+            f"Refined in {args.refine} steps, within the protection's own budget instead of the cloak's limit."
+        )
     for line in _recognised(ensemble, picture.rgb, cloaked, points):
         print(f"  {line}")
     return 0
+
+
+def _refined(
+    photo: Tensor,
+    cloaked: Tensor,
+    ensemble: Ensemble | None,
+    points: Tensor,
+    mask: Tensor | None,
+    steps: int,
+) -> Tensor:
+    """A few steps of the protection of photos, from the cloak on."""
+    if ensemble is None:
+        raise FluxGuardError(
+            "There is no recogniser to refine the cloak against.",
+            "Give one with ‹give recogniser›.",
+        )
+    preset = replace(photo_preset_named("default"), steps=steps)
+    done = protect_pixels(photo, ensemble, points, preset, mask=mask, warm=cloaked)
+    return done.picture
 
 
 @torch.no_grad()

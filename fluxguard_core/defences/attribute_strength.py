@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 Look = Callable[[Mapping[str, float]], tuple[Mapping[str, float], bool]]
@@ -11,6 +12,23 @@ Look = Callable[[Mapping[str, float]], tuple[Mapping[str, float], bool]]
 HALVINGS = 6
 TURNED = 0.9
 """How sure the classifier has to be of the new label; one that is just turned leaves others undecided."""
+
+
+SUREST = 0.999
+"""More than this counts as this: a classifier that is never in doubt would outvote all others."""
+
+
+def agreed(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What several classifiers say together: the mean of their log odds, by the first one's names.
+
+    One that does not know a name has no say in it.
+    """
+    told: dict[str, float] = {}
+    for name in readings[0]:
+        sures = [min(max(r[name], 1 - SUREST), SUREST) for r in readings if name in r]
+        odds = sum(math.log(sure / (1 - sure)) for sure in sures) / len(sures)
+        told[name] = 1 / (1 + math.exp(-odds))
+    return told
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,21 @@ import torch
 from torch import Tensor
 
 from ..defences.attgan_files import load_attgan
-from ..defences.attribute_edit import AttributeEditor
+from ..defences.attribute_edit import AttributeEditor, cut_to
 from ..pipelines.attributes import AttributeModels, Judge
 from ..recognition.ensemble import Ensemble
 from ..weights.manifest import load_manifest
+from .attribute_judge import SIZE as JUDGED
 from .attribute_labels import ATTRIBUTES
-from .faces import PORTRAIT_POINTS, SIDE, attribute_net, load_ensemble, parse_face, view_at
+from .faces import (
+    PORTRAIT_POINTS,
+    SIDE,
+    attribute_net,
+    judge_net,
+    load_ensemble,
+    parse_face,
+    view_at,
+)
 from .portrait_spec import CHOICES
 
 NAME = "fluxguard-mini-attgan"
@@ -67,12 +76,30 @@ def _seen(picture: Tensor, points: Tensor) -> Tensor:
     return torch.stack([sure[name] for name in ATTRIBUTES])
 
 
-def drawn_judge() -> Judge:
-    """The miniature's attribute classifier: another network, no part of the AttGAN's training or of the search."""
+@torch.no_grad()
+def _judged(picture: Tensor, points: Tensor) -> Tensor:
+    """What the judge says of the portrait, cut as in its training [n]."""
+    out: Tensor = judge_net()(cut_to(FRAME, JUDGED, picture, points))[0].sigmoid()
+    return out
+
+
+def drawn_reader() -> Judge:
+    """The miniature's attribute classifier, which is asked during the search beside the AttGAN's own."""
     return Judge("fluxguard-mini-attributes", ATTRIBUTES, _seen)
 
 
+def drawn_judge() -> Judge:
+    """A network that was trained for judging alone: no part of the AttGAN's training or of the search."""
+    return Judge("fluxguard-mini-judge", ATTRIBUTES, _judged)
+
+
+def drawn_attributes(ensemble: Ensemble | None) -> AttributeModels:
+    """Everything for drawn portraits."""
+    return AttributeModels(
+        drawn_editor(), (drawn_judge(),), ensemble, parse_face, (drawn_reader(),)
+    )
+
+
 def drawn_models(ensemble: Ensemble | None = None) -> AttributeModels:
-    """Everything for drawn portraits; the ViT and MobileFace only judge."""
-    chosen = ensemble or load_ensemble(held_out=["mobileface"])
-    return AttributeModels(drawn_editor(), (drawn_judge(),), chosen, parse_face)
+    """The same with the miniature's recognisers; the ViT and MobileFace only judge."""
+    return drawn_attributes(ensemble or load_ensemble(held_out=["mobileface"]))

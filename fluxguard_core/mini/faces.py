@@ -25,6 +25,7 @@ from ..recognition.loading import load_encoder
 from ..weights.loading import load_tensors
 from ..weights.manifest import Entry, load_manifest
 from ..worlds import knows
+from .attribute_judge import JudgeNet
 from .faces_networks import AttributeNet, LandmarkNet, ParserNet
 from .portrait_spec import CHOICES
 
@@ -99,6 +100,12 @@ def parser_net() -> nn.Module:
 def attribute_net() -> nn.Module:
     """The shipped network of the attributes."""
     return _load(AttributeNet(), "attributes")
+
+
+@cache
+def judge_net() -> nn.Module:
+    """The shipped network that judges edits of attributes."""
+    return _load(JudgeNet(), "judge")
 
 
 def _place(height: int, width: int) -> Tensor:

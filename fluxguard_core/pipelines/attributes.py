@@ -24,7 +24,7 @@ from ..defences.attribute_report import (
     ClassifierReport,
     MatcherReport,
 )
-from ..defences.attribute_strength import TURNED, Strengths, find_strengths
+from ..defences.attribute_strength import TURNED, Strengths, agreed, find_strengths
 from ..defences.attribute_words import words_of
 from ..defences.attributes import (
     Mode,
@@ -66,16 +66,19 @@ class AttributeModels:
     """What attribute privacy needs.
 
     Args:
-        judges: classifiers that took no part in the editor's training.
+        judges: classifiers that took no part in the editor's training, nor in the search.
         ensemble: its attacked members say during the search whether recognition still works, the others only
             judge; None leaves recognition unmeasured.
         parse_face: for masks by region; without one the whole frame of the face may change.
+        readers: classifiers that are asked during the search beside the editor's own, which the editor was trained to
+            please; so they judge nothing.
     """
 
     editor: AttributeEditor
     judges: tuple[Judge, ...] = ()
     ensemble: Ensemble | None = None
     parse_face: FaceParser | None = None
+    readers: tuple[Judge, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class AttributeWishes:
         count: for random and auto, how many at most.
         keep: names that random and auto leave alone.
         identity: keep, recognisers still match; protect, the same and then FluxGuard's protection.
-        confidence: how sure the editor's classifier has to be of a new label.
+        confidence: how sure the editor's classifier, and the readers with it, have to be of a new label.
         least: strength of a change at least, where recognition bears it: 1, as in training, for unseen classifiers turn
             later than the one that is asked; 0 for the smallest change that turns that one.
         margin: how far above its threshold a consulted recogniser has to stay.
@@ -168,7 +171,9 @@ class _Search:
         editor = self.models.editor
         with torch.no_grad():
             values = editor.classify(cut(editor, picture, self.points))[0]
-        return dict(zip(editor.attributes, values.tolist(), strict=True))
+            read = [(r.names, r.look(picture, self.points)) for r in self.models.readers]
+        own = dict(zip(editor.attributes, values.tolist(), strict=True))
+        return agreed([own, *(dict(zip(n, v.tolist(), strict=True)) for n, v in read)])
 
     def face(self, names: tuple[str, ...]) -> Framed:
         """The face with a mask for these attributes."""
@@ -297,7 +302,10 @@ def _report(
         (search.picture, result),
         search.points,
         wanted,
-        ((own, True), *((judge, False) for judge in models.judges)),
+        (
+            *((steering, True) for steering in (own, *models.readers)),
+            *((judge, False) for judge in models.judges),
+        ),
         models.ensemble,
         strengths=found.values,
         identity=wishes.identity,

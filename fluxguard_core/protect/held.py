@@ -20,11 +20,13 @@ class HeldSpace:
 
     Args:
         region: nothing changes where it is 0, [1, 1, h, w].
+        begun: the change to begin with, [1, 3, h, w], such as a cloak's; None for no change.
     """
 
     change: Change
     visibility: Visibility
     region: Tensor
+    begun: Tensor | None = None
 
     @property
     def photo(self) -> Tensor:
@@ -32,8 +34,11 @@ class HeldSpace:
         return self.visibility.view.photo
 
     def start(self) -> Tensor:
-        """No change."""
-        return torch.zeros(1, self.change.length, device=self.photo.device)
+        """No change, or the one that was begun."""
+        none = torch.zeros(1, self.change.length, device=self.photo.device)
+        if self.begun is None:
+            return none
+        return self.change.holding(none, self.begun.to(none) * (self.region > 0))
 
     def picture(self, variable: Tensor) -> Tensor:
         """The photo with the change."""

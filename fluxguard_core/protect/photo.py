@@ -55,6 +55,7 @@ def protect_pixels(
     *,
     autoencoder: Autoencoder | None = None,
     mask: Tensor | None = None,
+    warm: Tensor | None = None,
     seed: int = 0,
     on_step: OnStep | None = None,
 ) -> Defended:
@@ -66,6 +67,8 @@ def protect_pixels(
         landmarks: five points [5, 2] or [1, 5, 2] of the face in pixels.
         autoencoder: its latent is varied beside the pixels; None leaves the pixels alone.
         mask: where the photo may change, [1, 1, H, W] in [0, 1], on top of the face; None means all of the face.
+        warm: the photo as something else has changed it, such as a cloak, [1, 3, H, W]; the descent begins there
+            instead of at the photo and needs fewer steps.
         on_step: progress; may raise ``Interrupted``, which keeps the best so far.
 
     Returns:
@@ -84,7 +87,8 @@ def protect_pixels(
         allowed = None if mask is None else whole.cut(mask.detach().clone().to(source))
         region = _region(view, points, allowed)
         change = _change(view, region, chosen, autoencoder)
-        space = HeldSpace(change, Visibility(view, chosen.budget), region)
+        begun = None if warm is None else _begun(warm.detach().clone().to(source), whole, view)
+        space = HeldSpace(change, Visibility(view, chosen.budget), region, begun)
         done = _descended(space, ensemble, points, chosen, seed, on_step)
         finished = space.finished(done.variable)
     return _put_back(source, whole, view, finished, region, done)
@@ -123,6 +127,13 @@ def _at_working_size(whole: FaceView, points: Tensor) -> tuple[FaceView, Tensor]
     small = bicubic(whole.photo, size).clamp(0, 1)
     moved = (inside + 0.5) * scale - 0.5
     return face_view(small, moved), moved
+
+
+def _begun(warm: Tensor, whole: FaceView, view: FaceView) -> Tensor:
+    """The change of a photo that has been changed already, at the size that is worked on."""
+    change = whole.cut(warm) - whole.photo
+    size = (view.photo.shape[-2], view.photo.shape[-1])
+    return change if change.shape[-2:] == size else bicubic(change, size)
 
 
 def _region(view: FaceView, points: Tensor, allowed: Tensor | None) -> Tensor:

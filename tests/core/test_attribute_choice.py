@@ -13,7 +13,7 @@ from fluxguard_core.defences.attribute_report import (
     ClassifierReport,
     MatcherReport,
 )
-from fluxguard_core.defences.attribute_strength import find_strengths
+from fluxguard_core.defences.attribute_strength import agreed, find_strengths
 from fluxguard_core.defences.attribute_words import WORDS, worded
 from fluxguard_core.defences.attributes import (
     CELEBA,
@@ -201,3 +201,11 @@ def test_a_report_says_what_was_reached_and_what_moved_besides() -> None:
     assert "(not reached)" in report_of(0.3, 1.0).told()[1]
     assert "(not reached)" not in report_of(0.45, 0.5).told()[1]
     assert report_of(0.97, 1.0, 0.3).to_dict()["recognisers"][0]["matches"] is False
+
+
+def test_several_classifiers_agree_on_their_mean_log_odds() -> None:
+    assert agreed([{"A": 0.3, "B": 0.8}]) == pytest.approx({"A": 0.3, "B": 0.8})
+    both = agreed([{"A": 0.2, "B": 0.5, "C": 0.9}, {"A": 0.8, "B": 0.9}])
+    assert both == pytest.approx({"A": 0.5, "B": 0.75, "C": 0.9})
+    # One that is never in doubt has no more to say than one that is sure.
+    assert agreed([{"A": 1.0}, {"A": 0.001}])["A"] == pytest.approx(0.5)

@@ -68,8 +68,8 @@ def test_hair_turns_black_for_both_classifiers_and_the_person_stays() -> None:
         assert changed.wanted.targets["Black_Hair"]
         outside = (changed.mask == 0).expand_as(changed.picture)
         assert torch.equal(changed.picture[outside], ((image[None] * 255).round() / 255)[outside])
-        own, judge = changed.report.classifiers
-        assert own.steered and not judge.steered
+        own, reader, judge = changed.report.classifiers
+        assert own.steered and reader.steered and not judge.steered
         turned += judge.of(True)[0].done
         matching += all(row.matches for row in changed.report.recognisers)
     assert turned >= 3 and matching >= 3
@@ -98,7 +98,7 @@ def test_a_hair_colour_replaces_the_other_for_both_classifiers() -> None:
     for image, five in zip(images, points, strict=True):
         wishes = AttributeWishes("set", values={"Black_Hair": True})
         changed = change_attributes(models, image[None], five, wishes)
-        judge = changed.report.classifiers[1]
+        judge = changed.report.classifiers[-1]
         seen = {r.name: r.after for r in judge.readings}
         right += max(HAIR_COLOURS, key=lambda name: seen[name]) == "Black_Hair"
     assert right >= 2
@@ -134,7 +134,7 @@ def test_protecting_the_identity_ends_the_match() -> None:
 
 
 def test_without_a_parser_or_recognisers_it_says_what_was_not_measured() -> None:
-    models = replace(drawn_models(), ensemble=None, judges=(), parse_face=None)
+    models = replace(drawn_models(), ensemble=None, judges=(), readers=(), parse_face=None)
     parser: FaceParser | None = models.parse_face
     assert parser is None
     _, images, points = people(1)
@@ -194,7 +194,7 @@ def test_the_road_of_words_edits_with_the_miniatures_flux(
     given = ["attributes", str(photo), "-o", str(out), "--words", "--attribute", "Wearing_Lipstick"]
     assert main([*given, "--quiet"]) == 0
     said = capsys.readouterr().out
-    assert "Edited in words" in said and "fluxguard-mini-attributes (unseen)" in said
+    assert "Edited in words" in said and "fluxguard-mini-judge (unseen)" in said
     numbers = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     (judge,) = numbers["classifiers"]
     reading = next(r for r in judge["readings"] if r["name"] == "Wearing_Lipstick")

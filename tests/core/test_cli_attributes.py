@@ -49,6 +49,11 @@ def test_a_public_checkpoint_on_a_photo(photo: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "weights.199.pth (steered by)" in said and "(unseen)" in said
     assert "No recogniser was asked" in said
+    other = photo.with_name("reader.pth")
+    run = AttGANRun.fresh(AttGANShape(PUBLISHED, 64, 8, head=16), AttGANPlan(1, seed=1))
+    torch.save({"G": run.generator.state_dict(), "D": run.critic.state_dict()}, other)
+    assert main(given(photo, *more, "--reader", str(other))) == 0
+    assert "reader.pth (steered by)" in capsys.readouterr().out
     numbers = json.loads(photo.with_name("out.json").read_text(encoding="utf-8"))
     assert set(numbers["strengths"]) == set(numbers["wanted"])
     before, after = read_picture(photo).rgb, read_picture(photo.with_name("out.png")).rgb

@@ -59,6 +59,12 @@ def test_a_cloak_against_deepfakes_and_recognition(
     before, after = read_picture(faces / "0.png").rgb, read_picture(made).rgb
     assert not torch.equal(before, after)
     assert float((before - after).abs().max()) * 255 < 6.01
+    assert main([*apply, "--refine", "2"]) == 2
+    assert "no recogniser to refine" in capsys.readouterr().err
+    assert main([*apply, "--refine", "2", "--recogniser", "mini"]) == 0
+    assert "Refined in 2 steps" in capsys.readouterr().out
+    refined = read_picture(made).rgb
+    assert not torch.equal(refined, after) and not torch.equal(refined, before)
     assert main([*given, "--ask-only", "--steps", "5"]) == 0
     assert "pictures asked of the models" in capsys.readouterr().out
 

@@ -53,6 +53,19 @@ def test_the_result_keeps_the_budget(size: int, name: str) -> None:
     assert (done.picture - source).abs().max() >= 2 / 255
 
 
+@pytest.mark.parametrize("size", [96, 480])
+def test_a_descent_that_begins_at_a_changed_photo_is_ahead(size: int) -> None:
+    """What six steps have changed is where the first of two more begins, a large face's at its working size too."""
+    source, points, ensemble = photo(size), landmarks(size), tiny_ensemble()
+    earlier = protect_pixels(source, ensemble, points, QUICK)
+    few = replace(QUICK, steps=2)
+    cold = protect_pixels(source, ensemble, points, few)
+    warm = protect_pixels(source, ensemble, points, few, warm=earlier.picture)
+    assert warm.log[0].losses["identity"] < cold.log[0].losses["identity"]
+    figures = likeness(source, warm.picture, points)
+    assert figures.psnr >= few.budget.psnr - 1.2
+
+
 def test_recognisers_feel_it_and_only_the_attacked_are_asked() -> None:
     source, points = photo(), landmarks(96)
     ensemble = tiny_ensemble()

@@ -77,8 +77,22 @@ def changed_labels(own: tuple[int, ...], rng: np.random.Generator) -> dict[str, 
     return labels
 
 
+def one_changed(own: tuple[int, ...], rng: np.random.Generator) -> dict[str, int]:
+    """One label turned, or the hair made another.
+
+    Where several change, hair is most of what does, and a generator learns nothing of lips.
+    """
+    labels = dict(zip(ATTRIBUTES, own, strict=True))
+    name = ATTRIBUTES[int(rng.integers(len(ATTRIBUTES)))]
+    if name not in HAIR:
+        return labels | {name: 1 - labels[name]}
+    others = [key for key in HAIR if not labels[key]]
+    chosen = others[int(rng.integers(len(others)))]
+    return labels | {key: int(key == chosen) for key in HAIR}
+
+
 def pair_of(world: int, person: int, shot: int = 0) -> tuple[PortraitSpec, PortraitSpec]:
-    """A person and the answer to an edit of them."""
+    """A person and the answer to an edit of them; of every other person one thing alone changes."""
     rng = np.random.default_rng([world, person, shot, 15])
     first = spec_of(world, person, shot)
     # Bald heads and hats are rare in the renderer's draws; here they are not.
@@ -86,7 +100,8 @@ def pair_of(world: int, person: int, shot: int = 0) -> tuple[PortraitSpec, Portr
     if rng.random() < 0.15:
         extra["hat"] = random_attributes(rng).hat
     first = with_attributes(first, **extra)
-    wanted = changed_labels(labels_of(vars(first.attributes)), rng)
+    change = one_changed if person % 2 else changed_labels
+    wanted = change(labels_of(vars(first.attributes)), rng)
     after = attributes_with(first.attributes, wanted)
     return first, with_attributes(first, **vars(after))
 

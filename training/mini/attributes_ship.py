@@ -17,7 +17,7 @@ from fluxguard_core.defences.attribute_edit import AttributeEditor
 from fluxguard_core.defences.attributes import Mode
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.mini.attribute_labels import ATTRIBUTES, labels_of
-from fluxguard_core.mini.attributes import FRAME, NAME, drawn_judge
+from fluxguard_core.mini.attributes import FRAME, NAME, drawn_judge, drawn_reader
 from fluxguard_core.mini.faces import load_ensemble, parse_face
 from fluxguard_core.mini.people import HELD_OUT_WORLD
 from fluxguard_core.mini.portrait_spec import PortraitSpec
@@ -41,7 +41,7 @@ class Outcome:
         turned: the unseen classifier gives the wanted answer.
         own: the classifier that steered gives it.
         stayed: share of the other attributes with the unseen classifier's old answer.
-        sure: how sure the unseen classifier is that it is there, after.
+        was, sure: how sure the unseen classifier is that it is there, before and after.
         matched: every recogniser still matches; held: every held-out one does.
     """
 
@@ -51,6 +51,7 @@ class Outcome:
     turned: bool
     own: bool
     stayed: float
+    was: float
     sure: float
     matched: bool
     held: bool
@@ -71,7 +72,7 @@ def outcome(models: AttributeModels, number: int, attribute: str, mode: Mode) ->
     _, picture, points = person(number)
     wishes = AttributeWishes(mode, names=(attribute,))
     changed = change_attributes(models, picture, points, wishes)
-    own, judge = changed.report.classifiers
+    own, *_, judge = changed.report.classifiers
     reading = next(r for r in judge.readings if r.name == attribute)
     others = judge.of(False)
     rows = changed.report.recognisers
@@ -82,6 +83,7 @@ def outcome(models: AttributeModels, number: int, attribute: str, mode: Mode) ->
         reading.done,
         next(r for r in own.readings if r.name == attribute).done,
         sum(r.done for r in others) / len(others),
+        reading.before,
         reading.after,
         all(r.matches for r in rows),
         all(r.matches for r in rows if not r.consulted),
@@ -120,12 +122,9 @@ def accuracy(classify: AttributeModels, people: int) -> tuple[float, float]:
     return right[0] / total, right[1] / total
 
 
-def _had(models: AttributeModels, result: Outcome) -> bool:
-    """Whether the judge saw the attribute before."""
-    _, picture, points = person(result.person)
-    with torch.no_grad():
-        seen = models.judges[0].look(picture, points)
-    return bool(seen[ATTRIBUTES.index(result.attribute)] > 0.5)
+def kept_answers(outcomes: Sequence[Outcome]) -> float:
+    """Share of people of whom the unseen classifier gives the answer that it gave before."""
+    return sum((o.sure > 0.5) == (o.was > 0.5) for o in outcomes) / len(outcomes)
 
 
 def table(outcomes: Sequence[Outcome]) -> list[str]:
@@ -155,8 +154,25 @@ def models_from(file: Path) -> AttributeModels:
     """The pipeline with a candidate file in the shipped one's place."""
     editor = AttributeEditor.of(NAME, load_attgan(file), frame=FRAME)
     return AttributeModels(
-        editor, (drawn_judge(),), load_ensemble(held_out=["mobileface"]), parse_face
+        editor,
+        (drawn_judge(),),
+        load_ensemble(held_out=["mobileface"]),
+        parse_face,
+        (drawn_reader(),),
     )
+
+
+def _told(run: AttGANRun) -> list[str]:
+    """How it was trained."""
+    made = f"{run.step} updates in {run.seconds / 60:.0f} minutes on one shared CPU core"
+    if not run.before:
+        return [
+            f"- Training: {made}: the generator from answers, the game, then the classifier alone"
+        ]
+    return [
+        f"- Training: {run.before} updates of earlier files, the game among them; then {made}, the generator from answers "
+        "and after it the classifier alone"
+    ]
 
 
 def ship(checkpoint: Path, out: Path, people: int) -> Path:
@@ -165,33 +181,37 @@ def ship(checkpoint: Path, out: Path, people: int) -> Path:
     if not checkpoint.is_file():
         raise FluxGuardError(f"There is no checkpoint {checkpoint}; train the part attgan first.")
     run.load(checkpoint)
-    notes = {"world": "drawn", "licence": "Apache-2.0", "steps": str(run.step)}
+    steps = str(run.before + run.step)
+    notes = {"world": "drawn", "licence": "Apache-2.0", "steps": steps}
     file = save_attgan(out / f"{NAME}.safetensors", run.generator, run.critic, SHAPE, notes)
     models = models_from(file)
     log = out / "attributes.jsonl"
     log.unlink(missing_ok=True)
     own, judge = accuracy(models, people)
     flips = measure(models, people, "flip", log)
-    half = measure(models, people // 2, "neutralise", log)
-    kept = sum((o.sure > 0.5) == _had(models, o) for o in half) / len(half)
-    open_ = sum(o.turned for o in half) / len(half)
+    half = measure(models, max(1, people // 2), "neutralise", log)
     text = [
         f"# {NAME}",
         "",
         "AttGAN of the miniature world: generator and classifier, 12 attributes at 64 pixels.",
         "",
         f"- File: {file.name}, float16 safetensors, {file.stat().st_size / 1e6:.2f} MB",
+        f"- Shape: {SHAPE.layers} layers from {SHAPE.width} channels on, {SHAPE.shortcuts} shortcuts from the encoder to "
+        f"the decoder and {SHAPE.injections} layers that are told the labels once more (the published network: 5 from "
+        "64, 1 and 1)",
         f"- Data: {PAIRS} invented people drawn by the miniature's own renderer, each in two looks of one shot; no "
         "photograph of anybody",
-        f"- Training: {run.step} updates of critic and generator in turn, {run.seconds / 60:.0f} minutes on one shared "
-        "CPU core; the published losses, the real pictures' classes weighted 10 instead of 1, and 100 times the L1 distance to the renderer's own answer",
+        *_told(run),
+        "- Weights beside the published ones: 100 for the L1 distance to the renderer's own answer and once more where the "
+        "answer differs from the picture; 10 instead of 1 for the real pictures' classes in the game",
         f"- Right answers on {people} held-out people: its classifier {own:.3f}, the unseen judge {judge:.3f}",
-        "- One attribute flipped for each of them, the recognisers' match kept:",
+        "- One attribute flipped for each of them, the recognisers' match kept; the strength was looked for with its "
+        "classifier and fluxguard-mini-attributes, fluxguard-mini-judge only judged:",
         "",
         *table(flips),
         "",
-        f"- One attribute neutralised for {len(half)} of them: the judge still gives the old answer for {kept:.2f}, and is "
-        f"40 to 60 % sure for {open_:.2f}",
+        f"- One attribute neutralised for {len(half)} of them: the judge still gives the old answer for "
+        f"{kept_answers(half):.2f} of them, and is 40 to 60 % sure of one for {sum(o.turned for o in half) / len(half):.2f}",
         "- Limits: It knows the renderer's portraits and pictures edited from them, nothing else: it is a stand-in for "
         "tests and demonstrations and says nothing about real faces.",
         "- Licence: Apache-2.0",

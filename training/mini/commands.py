@@ -69,6 +69,12 @@ def _deepfake(name: str) -> PartTrainer:
     return trained
 
 
+def _judge(plan: TrainPlan) -> None:
+    from .judge_train import train_judge
+
+    train_judge(plan)
+
+
 def _cloak(plan: TrainPlan) -> None:
     from .cloak_train import train_drawn_cloak
 
@@ -83,6 +89,7 @@ PARTS: dict[str, tuple[PartTrainer, int, int]] = {
     "flux": (_flux, 20000, 32),
     "lora": (_lora, 600, 32),
     "attgan": (_attgan, 12000, 32),
+    "judge": (_judge, 2000, 32),
     "stargan": (_deepfake("stargan"), 800, 8),
     "stgan": (_deepfake("stgan"), 800, 8),
     "swap": (_deepfake("swap"), 800, 8),

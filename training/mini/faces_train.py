@@ -78,7 +78,7 @@ def _trained(plan: TrainPlan, samples: int, seed: int) -> Trained:
     return Trained(plan, samples, seed, held_out_portraits(plan))
 
 
-def _bookkeeping(plan: TrainPlan, name: str) -> tuple[Path, Callable[[str], None]]:
+def bookkeeping(plan: TrainPlan, name: str) -> tuple[Path, Callable[[str], None]]:
     """Checkpoint and log of a part."""
     checkpoint, log = start(name, plan)
 
@@ -106,7 +106,7 @@ def train_recogniser(plan: TrainPlan, name: str) -> Path:
             raw = network(_fast(crops * 2 - 1, plan))
         return objective.loss(raw.float(), people.to(raw.device), margin)
 
-    samples = fit(objective, draw, schedule, *_bookkeeping(plan, name))
+    samples = fit(objective, draw, schedule, *bookkeeping(plan, name))
     round_to_half(network.cpu())
     return finish_recogniser(name, network, _trained(plan, samples, seed))
 
@@ -130,7 +130,7 @@ def train_landmarks(plan: TrainPlan) -> Path:
             found, score = network(_fast(images, plan))
         return _landmark_loss(found, score, points.to(found.device))
 
-    samples = fit(network, draw, _schedule(plan, 2e-3, seed), *_bookkeeping(plan, "landmarks"))
+    samples = fit(network, draw, _schedule(plan, 2e-3, seed), *bookkeeping(plan, "landmarks"))
     round_to_half(network.cpu())
     return finish_landmarks(network, _trained(plan, samples, seed))
 
@@ -165,7 +165,7 @@ def train_parser(plan: TrainPlan) -> Path:
             logits = network(_fast(images, plan))
         return F.cross_entropy(logits.float(), labels.to(logits.device), weights)
 
-    samples = fit(network, draw, _schedule(plan, 2.5e-3, seed), *_bookkeeping(plan, "parser"))
+    samples = fit(network, draw, _schedule(plan, 2.5e-3, seed), *bookkeeping(plan, "parser"))
     round_to_half(network.cpu())
     return finish_parser(network, _trained(plan, samples, seed))
 
@@ -199,7 +199,7 @@ def train_attributes(plan: TrainPlan) -> Path:
         losses = [F.cross_entropy(logits[n], truth[:, i]) for i, n in enumerate(CHOICES)]
         return torch.stack(losses).sum()
 
-    samples = fit(network, draw, _schedule(plan, 2e-3, seed), *_bookkeeping(plan, "attributes"))
+    samples = fit(network, draw, _schedule(plan, 2e-3, seed), *bookkeeping(plan, "attributes"))
     round_to_half(network.cpu())
     return finish_attributes(network, _trained(plan, samples, seed))
 

@@ -10,10 +10,14 @@ Look = Callable[[Mapping[str, float]], tuple[Mapping[str, float], bool]]
 """Strength by attribute -> how sure a classifier is of each, and whether the recognisers still match."""
 
 HALVINGS = 6
+ENDS = (0.4, 0.6, 0.8, 1.0)
+"""Shares of the strongest change that are tried as upper ends."""
 TURNED = 0.9
 """How sure the classifier has to be of the new label; one that is just turned leaves others undecided."""
 
 
+BEYOND = 1.25
+"""How far beyond the strength that turns those that are asked, where others are to turn too."""
 SUREST = 0.999
 """More than this counts as this: a classifier that is never in doubt would outvote all others."""
 
@@ -69,8 +73,9 @@ def find_strengths(
         strongest: the upper end.
         confidence: how sure of a 0 or 1 it has to be.
         held: strengths that were found earlier and stay.
-        least: strength that a turned attribute has at least, where the match bears it; other classifiers turn later
-            than the one that is asked. No answer is looked for without it.
+        least: strength that a turned attribute has at least, where the match bears it, and a quarter more than what
+            turns it; other classifiers turn later than those that are asked. 0 for the smallest. No answer is looked
+            for without it.
 
     An attribute that does not turn at `strongest`, or whose turn costs the match, keeps the largest strength that
     still matches.
@@ -84,13 +89,42 @@ def find_strengths(
                 return (sure[name] > 0.5) != (start[name] > 0.5)
             return reached(sure[name], target, confidence)
 
-        value, turned[name] = _bisected(name, arrived, values, look, strongest)
-        if turned[name] and target != 0.5 and value < least:
-            sure, matches = look({**values, name: least})
-            value = least if matches and arrived(sure) else value
+        value, turned[name] = _found(name, target, arrived, values, look, strongest)
+        if turned[name] and target != 0.5 and least:
+            for more in (min(strongest, max(least, BEYOND * value)), least):
+                sure, matches = look({**values, name: more})
+                if more > value and matches and arrived(sure):
+                    value = more
+                    break
         values[name] = value
     _, matched = look(values)
     return Strengths(values, turned, matched)
+
+
+def _found(
+    name: str,
+    target: float,
+    arrived: Callable[[Mapping[str, float]], bool],
+    others: Mapping[str, float],
+    look: Look,
+    strongest: float,
+) -> tuple[float, bool]:
+    """A strength and whether it turns the attribute.
+
+    Upper ends are tried from below, for what is far too strong may look like something else again.
+    """
+    tried: list[tuple[float, float]] = []
+    before = 0.0
+    for end in (share * strongest for share in ENDS):
+        sure, matches = look({**others, name: end})
+        if not matches:
+            return _bisected(name, arrived, others, look, (before, end))
+        if arrived(sure):
+            value, turned = _bisected(name, arrived, others, look, (0.0, end))
+            return (value, True) if turned else (end, True)
+        tried.append((abs(sure[name] - target), -end))
+        before = end
+    return -min(tried)[1], False
 
 
 def _bisected(
@@ -98,20 +132,14 @@ def _bisected(
     arrived: Callable[[Mapping[str, float]], bool],
     others: Mapping[str, float],
     look: Look,
-    strongest: float,
+    between: tuple[float, float],
 ) -> tuple[float, bool]:
-    sure, matches = look({**others, name: strongest})
-    whole = arrived(sure)
-    low, high = 0.0, strongest
+    """The smallest strength that turns, or the largest that still matches."""
+    low, high = between
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         sure, still = look({**others, name: middle})
         # Upwards as long as it has not turned; down again where that is more than recognition bears.
-        up = still and not (arrived(sure) if whole else False)
-        low, high = (middle, high) if up else (low, middle)
-    if not whole:
-        return (strongest, False) if matches else (low, False)
+        low, high = (middle, high) if still and not arrived(sure) else (low, middle)
     sure, still = look({**others, name: high})
-    if still and arrived(sure):
-        return high, True
-    return low, False
+    return (high, True) if still and arrived(sure) else (low, False)

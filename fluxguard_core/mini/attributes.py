@@ -22,7 +22,6 @@ from .faces import (
     judge_net,
     load_ensemble,
     parse_face,
-    view_at,
 )
 from .portrait_spec import CHOICES
 
@@ -58,12 +57,9 @@ def drawn_editor() -> AttributeEditor:
 
 @torch.no_grad()
 def _seen(picture: Tensor, points: Tensor) -> Tensor:
-    """What the miniature's attribute classifier says of the whole portrait, by the editor's names [n]."""
-    side = max(picture.shape[-2:])
-    back = torch.tensor([[[1.0, 0, 0], [0, 1.0, 0]]]) * side / SIDE
-    half = torch.tensor([(picture.shape[-1] - 1) / 2, (picture.shape[-2] - 1) / 2])
-    back[0, :, 2] = half - side / SIDE * (SIDE - 1) / 2
-    shares = {k: v.softmax(1)[0] for k, v in attribute_net()(view_at(picture, back)).items()}
+    """What the miniature's attribute classifier says of the portrait, cut to its frame, by the editor's names [n]."""
+    portrait = cut_to(FRAME, SIDE, picture, points)
+    shares = {k: v.softmax(1)[0] for k, v in attribute_net()(portrait).items()}
 
     def share(kind: str, value: str) -> Tensor:
         return shares[kind][CHOICES[kind].index(value)]

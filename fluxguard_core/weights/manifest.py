@@ -30,6 +30,7 @@ ROLES = frozenset(
         "parser",
         "attributes",
         "attribute-editor",
+        "attribute-judge",
         "cloak",
         "text-mask",
         "perceptual",

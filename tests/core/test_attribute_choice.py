@@ -128,6 +128,18 @@ def test_recognition_bounds_the_strength() -> None:
     assert stuck.turned == {"A": False} and stuck.values["A"] == 1.5
 
 
+def test_what_is_too_strong_is_not_taken_for_stronger() -> None:
+    """Hair that is turned far beyond its colour looks like no hair."""
+
+    def look(strengths: Mapping[str, float]) -> tuple[dict[str, float], bool]:
+        return {"A": max(0.0, 1.0 - abs(strengths["A"] - 1.0))}, True
+
+    found = find_strengths({"A": 1.0}, {"A": 0.0}, look, strongest=2.5)
+    assert found.turned == {"A": True} and 0.9 <= found.values["A"] < 0.95
+    near = find_strengths({"A": 1.0}, {"A": 0.0}, look, strongest=2.5, confidence=1.1)
+    assert near.turned == {"A": False} and near.values["A"] == 1.0
+
+
 def test_attributes_are_found_one_after_another() -> None:
     targets, start = {"A": 1.0, "B": 1.0}, {"A": 0.0, "B": 0.0}
     found = find_strengths(targets, start, look_with(0.1, 0.9), strongest=1.5)

@@ -18,6 +18,8 @@ from .deepfakes_train import SIDE, load_models
 from .training import TrainPlan, start
 
 NAME = "cloak"
+DISRUPT = 300.0
+"""Weight of disruption: at 10, the default, the outputs of these small models moved less than the discriminators weigh."""
 
 
 def train_drawn_cloak(plan: TrainPlan) -> Path:
@@ -27,7 +29,12 @@ def train_drawn_cloak(plan: TrainPlan) -> Path:
     pairs = build_pairs(plan.cache, min(PAIRS, plan.portraits.identities), SIDE)
     faces = torch.from_numpy(np.asarray(pairs.before).copy())
     settings = CloakPlan(
-        plan.steps, rate=1e-3, minutes=plan.minutes, seed=plan.seed + 51, device=plan.device
+        plan.steps,
+        rate=2e-3,
+        disrupt=DISRUPT,
+        minutes=plan.minutes,
+        seed=plan.seed + 51,
+        device=plan.device,
     )
 
     def write(line: str) -> None:

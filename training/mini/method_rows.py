@@ -64,12 +64,16 @@ def shortened(value: Any) -> Any:
     return round(value, 5) if isinstance(value, float) else value
 
 
+EDITS = ("lora", "attribute-editor", "attribute-judge")
+"""Roles of files that no protection uses."""
+
+
 def run_header(preset: Preset) -> dict[str, Any]:
     """What two rows must share to be counted together: settings and the sha256 of every weight file in use."""
     weights = {
         entry.id: entry.sha256
         for entry in load_manifest().entries
-        if entry.source == "package" and entry.role not in ("lora", "attribute-editor")
+        if entry.source == "package" and entry.role not in EDITS
     }
     return {"format": FORMAT, "preset": json.loads(json.dumps(asdict(preset))), "weights": weights}
 

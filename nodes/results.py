@@ -8,7 +8,6 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..fluxguard_core.backends.geometry import FLUX
 from ..fluxguard_core.errors import FluxGuardError
 from ..fluxguard_core.pictures.detail import with_detail
 from .given import optional_masks, samples_of, to_picture
@@ -58,7 +57,8 @@ class KeepPhotoPixels(Node):
         plain, decoded = (to_picture(vae.decode(one), "vae").cpu() for one in samples)
         count = _one_number(photo=picture, source=plain, result=decoded, region=within)
         picture = picture.expand(count, -1, -1, -1)
-        top, left, height, width = _encoded_part(picture, decoded)
+        cell = decoded.shape[-2] // samples[1].shape[-2]
+        top, left, height, width = _encoded_part(picture, decoded, cell)
         whole = picture.clone()
         part = whole[..., top : top + height, left : left + width]
         changed = with_detail(decoded, part, plain)
@@ -82,11 +82,11 @@ def _one_number(**given: Tensor | None) -> int:
     return most
 
 
-def _encoded_part(photo: Tensor, decoded: Tensor) -> tuple[int, int, int, int]:
-    """Top, left, height and width of what VAE Encode took: the middle of the photo, in whole latents."""
+def _encoded_part(photo: Tensor, decoded: Tensor, cell: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width of what VAE Encode took: the middle of the photo, in whole cells of a latent."""
     height, width = decoded.shape[-2:]
     over = [had - has for had, has in zip(photo.shape[-2:], (height, width), strict=True)]
-    if any(not 0 <= extra < FLUX.pixels for extra in over):
+    if any(not 0 <= extra < cell for extra in over):
         raise FluxGuardError(
             f"The photo is {photo.shape[-1]} x {photo.shape[-2]} pixels, but the result {width} x {height}.",
             "Connect the picture that went into VAE Encode to ‹give photo›.",

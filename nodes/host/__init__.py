@@ -17,7 +17,7 @@ from .backward import (
     trainable_layers,
 )
 from .concepts import concept_attention
-from .decoders import PictureDecoder, on_its_device, picture_decoder
+from .decoders import CELLS, PictureDecoder, on_its_device, picture_decoder
 from .estimate import activation_bytes
 from .field import HostField, with_field
 from .flux import (
@@ -41,6 +41,7 @@ from .turns import OutOfMemory, Turns
 from .vectors import text_vectors
 
 __all__ = [
+    "CELLS",
     "INTERRUPTS",
     "DifferentiableField",
     "HostField",

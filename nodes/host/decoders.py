@@ -18,6 +18,8 @@ from .networks import managed, private_copy
 from .progress import ordinary_tensors
 
 _private: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+CELLS = (8, 16)
+"""Pixels a latent; FLUX.2's autoencoders pack 2 x 2 cells of 8."""
 # Memory for the way back through a decoder with checkpointed blocks, in decodes without gradients.
 _BACKWARD = 3.0
 
@@ -26,7 +28,7 @@ _BACKWARD = 3.0
 class PictureDecoder:
     """A private, differentiable copy of a VAE; the user's stays as it is.
 
-    Call: host latent [B, C, h, w] -> picture [B, 3, 8h, 8w] in [0, 1].
+    Call: host latent [B, C, h, w] -> picture [B, 3, 8h, 8w] in [0, 1]; FLUX.2's are of 16 pixels a cell.
 
     Args:
         module: an autoencoder of the host's, with ``encode`` and ``decode``.
@@ -41,7 +43,7 @@ class PictureDecoder:
         return self.vae.process_output(decoded.float().clone())[:, :3].to(samples.device)
 
     def encode(self, picture: Tensor) -> Tensor:
-        """Picture [B, 3, H, W] in [0, 1] of whole cells -> host latent [B, C, H/8, W/8], differentiable."""
+        """Picture [B, 3, H, W] in [0, 1] of whole cells -> host latent [B, C, h, w], differentiable."""
         place = _device(self.module)
         given = self.vae.process_input(picture.to(place, self.vae.vae_dtype))
         return self.module.encode(given).float().to(picture.device)
@@ -85,9 +87,10 @@ class PictureDecoder:
 
 def picture_decoder(vae: Any) -> PictureDecoder:
     """The private decoder of a VAE, made once."""
-    if getattr(vae, "latent_dim", 2) != 2 or getattr(vae, "upscale_ratio", 8) != 8:
+    if getattr(vae, "latent_dim", 2) != 2 or getattr(vae, "upscale_ratio", 8) not in CELLS:
         raise FluxGuardError(
-            "Expected a VAE of pictures with 8 pixels a latent (FLUX, SD), got another kind. Load FLUX's ae.safetensors."
+            "Expected a VAE of pictures with 8 or 16 pixels a latent (FLUX, FLUX.2, SD), got another kind. Load FLUX's "
+            "ae.safetensors."
         )
     original = vae.first_stage_model
     if original not in _private:

@@ -119,14 +119,19 @@ function measured() {
   return { nodes, groups, under, area: [canvas.canvas.width, canvas.canvas.height] };
 }
 
+const SHOWS = ["SaveImage", "PreviewImage", "FluxGuard_PrivacyReport"];
 for (const name of runNames ? runNames.split(",") : []) {
-  await page.evaluate(async (graph) => { await window.app.loadGraphData(graph); }, workflows[name]);
+  // What another graph's nodes of the same numbers have shown stays, where it is not forgotten.
+  await page.evaluate(async (graph) => {
+    window.app.nodeOutputs = {};
+    await window.app.loadGraphData(graph);
+  }, workflows[name]);
   await page.waitForTimeout(1000);
   await page.evaluate(async () => { await window.app.queuePrompt(0, 1); });
   await page.waitForFunction(
-    () => window.app.graph.nodes.filter((node) => ["SaveImage", "PreviewImage"].includes(node.type))
+    (kinds) => window.app.graph.nodes.filter((node) => kinds.includes(node.type))
       .every((node) => window.app.nodeOutputs?.[node.id]?.images?.length),
-    null, { timeout: 600000 });
+    SHOWS, { timeout: 600000 });
   await page.evaluate(whole);
   await page.waitForTimeout(2500); // a node loads its pictures when it is drawn
   await page.screenshot({ path: `${out}/${name}-result.png` });

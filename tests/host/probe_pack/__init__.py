@@ -14,6 +14,7 @@ import comfy.utils
 import folder_paths
 import numpy as np
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy_api.latest import ComfyExtension, io, ui
 from safetensors.torch import load_file
 
@@ -402,6 +403,50 @@ class ProbeClip(io.ComfyNode):
         return io.NodeOutput(loaded)
 
 
+class ProbeFlux2Vae(io.ComfyNode):
+    """FLUX.2's autoencoder as the host builds it, with a narrow decoder and random weights."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Flux2Vae", category="probe", inputs=[], outputs=[io.Vae.Output()]
+        )
+
+    @classmethod
+    def execute(cls):
+        config = {
+            "double_z": True,
+            "z_channels": 32,
+            "resolution": 256,
+            "in_channels": 3,
+            "out_ch": 3,
+            "ch": 128,
+            "ch_mult": [1, 2, 4, 4],
+            "num_res_blocks": 2,
+            "attn_resolutions": [],
+            "dropout": 0.0,
+            "batch_norm_latent": True,
+        }
+        network = AutoencoderKL(
+            ddconfig=config, embed_dim=32, decoder_ddconfig={**config, "ch": 32}
+        )
+        generator = torch.Generator().manual_seed(6)
+        state = {}
+        for name, tensor in network.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                state[name] = torch.zeros((), dtype=torch.long)
+            elif name.startswith("bn."):
+                state[name] = torch.full_like(tensor, float("var" in name))
+            elif tensor.ndim < 2:
+                state[name] = torch.full_like(tensor, float("norm" in name and "weight" in name))
+            else:
+                scale = tensor[0].numel() ** -0.5
+                state[name] = scale * torch.randn(tensor.shape, generator=generator)
+        vae = comfy.sd.VAE(sd=state)
+        assert (vae.latent_channels, vae.upscale_ratio) == (128, 16)
+        return io.NodeOutput(vae)
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
         return [
@@ -417,6 +462,7 @@ class ProbeExtension(ComfyExtension):
             ProbeQuantisedLoader,
             ProbeNarrowVae,
             ProbeClip,
+            ProbeFlux2Vae,
         ]
 
 

@@ -25,17 +25,21 @@ if TYPE_CHECKING:
 
 BASELINE = "PGD"
 SECOND = "second editor, "
-_TERMS = EDIT_SHIELDS["strong"]
+_STRONG = EDIT_SHIELDS["strong"]
+_TERMS = replace(_STRONG, terms={"redraw": 1.0})
 ARMS: dict[str, EditShield | None] = {
     CLEAN: None,
     "noise": None,
     "encoder PGD": EditShield("encoder PGD", flat=False),
+    "trajectory PGD": replace(
+        _STRONG, terms={"trajectory": 1.0, "latent": 0.3}, flat=False, dynamic=False
+    ),
     BASELINE: replace(_TERMS, name=BASELINE, flat=False, dynamic=False),
     "+ FDM": replace(_TERMS, name="+ FDM", dynamic=False),
     "+ DPD": replace(_TERMS, name="+ DPD", flat=False),
     "+ both": replace(_TERMS, name="+ both"),
 }
-"""What is compared at equal budget and equal steps: all but the first three ask the trajectory and the autoencoder."""
+"""What is compared at equal budget and equal steps; PGD and its three forms ask for a one-step redrawing."""
 _HARDENINGS = 6
 
 

@@ -28,7 +28,7 @@ def edit_passes(shield: EditShield, size: tuple[int, int]) -> Passes:
     forward = back = 0
     for name in shield.terms:
         each = len(shield.waypoints) if name == "trajectory" else 1
-        if name in ("score", "kontext edit"):
+        if name in ("score", "redraw", "kontext edit"):
             forward += evaluations
         if name in WITH_A_WAY_BACK:
             back += evaluations * each

@@ -35,6 +35,7 @@ from .surrogates import (
     Encode,
     FlowMatchingTerm,
     LatentTerm,
+    RedrawTerm,
     ScoreTerm,
     Surrogate,
     TrajectoryTerm,
@@ -42,9 +43,11 @@ from .surrogates import (
 )
 
 TermName = Literal[
-    "latent", "score", "flow matching", "trajectory", "kontext edit", "kontext attention"
+    "latent", "score", "flow matching", "trajectory", "redraw", "kontext edit", "kontext attention"
 ]
-WITH_A_WAY_BACK = frozenset({"flow matching", "trajectory", "kontext edit", "kontext attention"})
+WITH_A_WAY_BACK = frozenset(
+    {"flow matching", "trajectory", "redraw", "kontext edit", "kontext attention"}
+)
 """Terms whose gradient comes back through the transformer; only they feel a dynamic prompt."""
 _OVERLAP = 128
 
@@ -245,6 +248,8 @@ def _term(
         return ScoreTerm(encode, editor)
     if name == "flow matching":
         return FlowMatchingTerm(encode, editor)
+    if name == "redraw":
+        return RedrawTerm(encode, editor, clean, lambda: editor.field)
     if name == "kontext edit":
         return KontextEditTerm(encode, editor, clean, editor.field)
     if name == "kontext attention":

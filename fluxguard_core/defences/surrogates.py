@@ -199,6 +199,42 @@ class TrajectoryTerm:
         return Reading(-distance, figures={"distance": distance})
 
 
+@dataclass(frozen=True, eq=False)
+class RedrawTerm:
+    """How far a half redrawing leaves the clean picture's: ||ẑ0(x) - ẑ0(x0)|| / sqrt(n), in latents.
+
+    TDAE's own loss, the distance of two edits' outputs, at one step of the editor: ẑ0 = z_t - t·v(z_t) with
+    z_t = (1 - t)·E(x) + t·ε. Both sides see the same noise and time, drawn anew every step; the clean side keeps the
+    clean prompt.
+
+    Args:
+        clean: E(x0) [B, C, h, w].
+        plain: the editor at the clean prompt.
+    """
+
+    encode: Encode
+    editor: Editor
+    clean: Tensor
+    plain: Editor
+    times: tuple[float, float] = (0.4, 0.8)
+    name: str = "redraw"
+
+    def __call__(self, picture: Tensor, draw: Draw) -> Reading:
+        """Read a picture [B, 3, H, W]; figure ``distance`` [B]."""
+        latent = self.encode(picture)
+        time, noise = drawn(latent, self.times, draw)
+        with torch.no_grad():
+            expected = _one_step(self.plain(), self.clean, time, noise)
+        moved = _one_step(self.editor(), latent, time, noise) - expected
+        distance = (moved.square().flatten(1).mean(1) + _TINY).sqrt()
+        return Reading(-distance, figures={"distance": distance})
+
+
+def _one_step(field: VelocityField, latent: Tensor, time: float, noise: Tensor) -> Tensor:
+    noisy = (1 - time) * latent + time * noise
+    return noisy - time * field(noisy, time).float()
+
+
 def encoder(vae: DiffusersModel, device: torch.device) -> Encode:
     """A diffusers autoencoder's first half for pictures of any size, repeated at the border to whole tokens."""
     side = geometry_of(vae).pixels_per_token

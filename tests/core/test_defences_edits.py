@@ -15,6 +15,7 @@ from fluxguard_core.defences.prompts import DynamicPrompt, Hardened
 from fluxguard_core.defences.surrogates import (
     FlowMatchingTerm,
     LatentTerm,
+    RedrawTerm,
     ScoreTerm,
     TrajectoryTerm,
     Waypoint,
@@ -124,13 +125,14 @@ def terms(prompt: DynamicPrompt, clean: Tensor) -> list[Term]:
         ScoreTerm(encode, prompt),
         FlowMatchingTerm(encode, prompt),
         TrajectoryTerm(encode, prompt, latent, points),
+        RedrawTerm(encode, prompt, latent, lambda: prompt.field),
     ]
 
 
-NAMES = ("latent", "score", "flow matching", "trajectory")
+NAMES = ("latent", "score", "flow matching", "trajectory", "redraw")
 
 
-@pytest.mark.parametrize("number", range(4), ids=NAMES)
+@pytest.mark.parametrize("number", range(5), ids=NAMES)
 def test_each_term_is_raised_by_a_descent_within_the_budget(number: int) -> None:
     clean = picture(3)
     term = terms(prompted(), clean)[number]
@@ -143,7 +145,7 @@ def test_each_term_is_raised_by_a_descent_within_the_budget(number: int) -> None
     assert after < before and (done.variable - clean).abs().max() <= 8 / 255 + 1e-6
 
 
-@pytest.mark.parametrize("number", (0, 2, 3), ids=[NAMES[i] for i in (0, 2, 3)])
+@pytest.mark.parametrize("number", (0, 2, 3, 4), ids=[NAMES[i] for i in (0, 2, 3, 4)])
 def test_gradients_agree_with_finite_differences(number: int) -> None:
     clean = picture(3)
     term = terms(prompted(), clean)[number]

@@ -33,7 +33,9 @@ def edit_passes(shield: EditShield, size: tuple[int, int]) -> Passes:
         if name in WITH_A_WAY_BACK:
             back += evaluations * each
             if shield.dynamic:
-                back += (shield.steps - 1) // shield.every * shield.hardening * each
+                hardenings = (shield.steps - 1) // shield.every * shield.hardening
+                back += hardenings * each
+                forward += hardenings if name == "redraw" else 0
         if name == "trajectory":
             forward += shield.intervals + len(shield.waypoints)
     return Passes(evaluations * len(shield.terms), forward, back)

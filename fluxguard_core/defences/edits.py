@@ -104,7 +104,7 @@ class EditShield:
 EDIT_SHIELDS: dict[str, EditShield] = {
     "fast": EditShield("fast", steps=60),
     "balanced": EditShield("balanced", {"latent": 0.5, "score": 1.0}, flat=False),
-    "strong": EditShield("strong", {"trajectory": 1.0, "latent": 0.3}, steps=200, dynamic=True),
+    "strong": EditShield("strong", {"redraw": 1.0}, steps=200, dynamic=True),
     "kontext": EditShield(
         "kontext", {"kontext attention": 1.0, "kontext edit": 0.3, "latent": 0.3}, steps=200
     ),

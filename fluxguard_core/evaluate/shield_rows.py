@@ -123,19 +123,24 @@ def page_table(cells: Sequence[Cell], baseline: str, editor: str, budget: int) -
     kinds = list(dict.fromkeys(c.attacker for c in of_it))
     heads = [f"{kind.removeprefix(editor)}, SSIM" for kind in kinds]
     lines = [
-        f"| arm | people | {' | '.join(heads)} | all, against {baseline} | asked for shows | visible, dB |",
-        "|---" * (5 + len(kinds)) + "|",
+        f"| arm | people | {' | '.join(heads)} | SSIM against {baseline} | PSNR against {baseline}, dB "
+        "| asked for shows | visible, dB |",
+        "|---" * (6 + len(kinds)) + "|",
     ]
     base = _by_person([c for c in of_it if c.arm == baseline])
     for arm in dict.fromkeys(c.arm for c in of_it):
         group = [c for c in of_it if c.arm == arm]
         own = _by_person(group)
         both = [(value, base[person]) for person, value in own.items() if person in base]
+        told = ["", ""]
+        if arm not in (baseline, CLEAN) and len(both) > 1:
+            pairs = [[(one[i], other[i]) for one, other in both] for i in range(2)]
+            told = [_difference(pairs[0], 4), _difference(pairs[1], 2)]
         parts = [
             arm,
             str(len(own)),
             *(_mean([c.ssim for c in group if c.attacker == kind], 3) for kind in kinds),
-            "" if arm == baseline or len(both) < 2 else _difference(both),
+            *told,
             f"{sum(c.success for c in group)} of {len(group)}",
             "" if arm == CLEAN else _mean(list({c.person: c.visible for c in group}.values()), 1),
         ]
@@ -143,12 +148,18 @@ def page_table(cells: Sequence[Cell], baseline: str, editor: str, budget: int) -
     return "\n".join(lines)
 
 
-def _by_person(cells: Sequence[Cell]) -> dict[int, float]:
-    """Mean SSIM over attackers."""
-    found: dict[int, list[float]] = {}
+def _by_person(cells: Sequence[Cell]) -> dict[int, tuple[float, float]]:
+    """Mean SSIM and PSNR over attackers."""
+    found: dict[int, list[Cell]] = {}
     for cell in cells:
-        found.setdefault(cell.person, []).append(cell.ssim)
-    return {person: sum(values) / len(values) for person, values in found.items()}
+        found.setdefault(cell.person, []).append(cell)
+    return {
+        person: (
+            sum(c.ssim for c in own) / len(own),
+            sum(c.psnr for c in own) / len(own),
+        )
+        for person, own in found.items()
+    }
 
 
 def trainer_table(cells: Sequence[TrainerCell]) -> str:
@@ -188,9 +199,9 @@ def _mean(values: Sequence[float], digits: int) -> str:
     return _told(bootstrap_mean(values), digits)
 
 
-def _difference(both: Sequence[tuple[float, float]]) -> str:
+def _difference(both: Sequence[tuple[float, float]], digits: int = 3) -> str:
     first, second = zip(*both, strict=True)
-    return _told(paired(first, second).difference, 3)
+    return _told(paired(first, second).difference, digits)
 
 
 def _told(interval: Interval, digits: int) -> str:

@@ -255,7 +255,7 @@ def settled(shield: object) -> int:
     from fluxguard_core.defences.edits import EditShield
 
     assert isinstance(shield, EditShield)
-    each = {"score": 1, "trajectory": 3, "kontext edit": 2, "kontext attention": 1}
+    each = {"score": 1, "trajectory": 3, "redraw": 2, "kontext edit": 2, "kontext attention": 1}
     return sum(each.get(name, 0) for name in shield.terms)
 
 

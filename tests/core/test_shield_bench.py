@@ -148,11 +148,9 @@ def test_a_page_has_an_arm_a_row_and_pairs_people_over_attackers() -> None:
         for person in range(2)
     ]
     own = page_table(cells, "PGD", "", 8).splitlines()
-    assert own[0].startswith(
-        "| arm | people | redraw .5, SSIM | redraw .7, SSIM | all, against PGD"
-    )
+    assert "| redraw .7, SSIM | SSIM against PGD | PSNR against PGD, dB |" in own[0]
     assert own[3].startswith("| + FDM | 2 | 0.350 [0.300, 0.400] | 0.550 ")
-    assert "| -0.100 [-0.100, -0.100] | 1 of 4 |" in own[3]
+    assert "| -0.1000 [-0.1000, -0.1000] | 0.00 [0.00, 0.00] | 1 of 4 |" in own[3]
     assert len(own) == len(page_table(cells, "PGD", "second editor, ", 8).splitlines()) == 4
     assert len(page_table(cells, "PGD", "", 12).splitlines()) == 2
 

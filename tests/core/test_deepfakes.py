@@ -68,10 +68,13 @@ def test_a_few_steps_of_everything_end_in_a_table(
     with pytest.raises(FluxGuardError, match="train stargan"):
         load_models(tmp_path)
     few = ["--batch", "2", "--people", "4", "--cache", str(tmp_path), "--out", str(tmp_path)]
-    for part in ("stargan", "stgan", "swap", "cloak"):
+    for part in ("stargan", "stgan", "swap", "cloak", "identity-cloak"):
         assert main(["train", part, "--steps", "1", "--device", "cpu", *few]) == 0
     cloak = load_cloak(tmp_path / "cloak.safetensors")
     assert cloak.world == "drawn" and cloak.against == ("attgan", "stargan", "swap")
+    other = load_cloak(tmp_path / "identity-cloak.safetensors")
+    assert other.against == ("mini-ir", "mini-irse", "mini-facenet")
+    assert other.eyes == pytest.approx(2 * cloak.eyes)
     log = tmp_path / "log.jsonl"
     file, models = str(tmp_path / "cloak.safetensors"), ["--models", str(tmp_path)]
     assert measure([file, *models, "--people", "2", "--log", str(log)]) == 0

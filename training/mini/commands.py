@@ -81,6 +81,12 @@ def _cloak(plan: TrainPlan) -> None:
     train_drawn_cloak(plan)
 
 
+def _identity_cloak(plan: TrainPlan) -> None:
+    from .cloak_train import train_identity_cloak
+
+    train_identity_cloak(plan)
+
+
 # Part -> (trainer, default steps, default batch).
 PARTS: dict[str, tuple[PartTrainer, int, int]] = {
     "renderer-cache": (_renderer_cache, 1, 1),
@@ -94,6 +100,7 @@ PARTS: dict[str, tuple[PartTrainer, int, int]] = {
     "stgan": (_deepfake("stgan"), 800, 8),
     "swap": (_deepfake("swap"), 800, 8),
     "cloak": (_cloak, 1000, 8),
+    "identity-cloak": (_identity_cloak, 1000, 4),
     **FACE_PARTS,
 }
 

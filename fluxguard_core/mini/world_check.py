@@ -3,12 +3,14 @@
 The miniature's own networks say so: on what they were trained for they are sure of the parts, find
 the five points where a drawn face has them, and the parts they find are smoothly shaded. On a photo
 they are not, whatever its light, sharpness, colour or size. The picture is looked at whole and
-once more with the presumed face where portraits have it, its contrast stretched both times.
+once more with the presumed face where portraits have it, its contrast stretched both times. Grey and
+sepia make drawings look less sure, so how colourful the picture is counts as well.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -21,21 +23,33 @@ from ..worlds import World
 from .faces import PORTRAIT_POINTS, SIDE, attribute_net, landmark_net, parser_net, view_at
 from .world import reconstruct
 
-LIMIT = -1.2
-"""`likeness_to_a_drawing` from which a picture counts as drawn."""
 NO_FACE = -2.0
 """Logit of the face finder below which nothing drawn is in the picture; portraits have -0.3 and more."""
 _EYES, _NOSE, _MOUTH = {4, 5}, {10}, {11, 12, 13}
 _PARTS = (_EYES, _EYES, _NOSE, _MOUTH, _MOUTH)
 _NEAR, _SMALLEST = 2, 30
-# How much each clue counts, in round numbers: fitted once on drawn portraits and on photos.
-_SURE_OF_FACE, _LAYOUT, _PLACES = 0.2, (-9.0, -20.0), 3.0
-_UNSURE_OF_PARTS, _SHADING, _ROUND_TRIP, _SURE_OF_WORDS = -1.0, (-1.0, -2.0), 3.0, 5.0
+
+WEIGHTS: dict[str, float] = {
+    "sure": 0.25,
+    "sure near": 0.24,
+    "misplaced": -14.1,
+    "misplaced near": -20.7,
+    "places": 2.73,
+    "unsure": -1.63,
+    "unsure near": -1.23,
+    "shading": -0.86,
+    "shading near": -1.03,
+    "round trip": 2.19,
+    "words": 6.8,
+    "colours": -0.82,
+    "bias": -3.43,
+}
+"""How much each clue counts, fitted on drawn portraits and on photos (`python -m training.mini worlds`)."""
 
 
 def world_of(image: Tensor) -> World:
     """The world of a picture [3,H,W] or [1,3,H,W] in [0,1]."""
-    return "drawn" if likeness_to_a_drawing(image) >= LIMIT else "photo"
+    return "drawn" if likeness_to_a_drawing(image) >= 0 else "photo"
 
 
 def could_be_drawn(image: Tensor) -> bool:
@@ -49,9 +63,20 @@ def portrait_of(picture: Tensor, landmarks: Tensor) -> Tensor:
     return view_at(picture, back)
 
 
-@torch.no_grad()
 def likeness_to_a_drawing(image: Tensor) -> float:
-    """How much a picture looks like the renderer's to its own networks; `LIMIT` divides the worlds."""
+    """How much a picture looks like the renderer's to its own networks; from 0 on it counts as drawn."""
+    clues = clues_of(image)
+    return -math.inf if clues is None else weighed(clues, WEIGHTS)
+
+
+def weighed(clues: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The clues' sum with their weights, and the weights' "bias"."""
+    return weights["bias"] + sum(weights[name] * value for name, value in clues.items())
+
+
+@torch.no_grad()
+def clues_of(image: Tensor) -> dict[str, float] | None:
+    """What the networks make of a picture [3,H,W], by the names of `WEIGHTS`; None where no drawn face is in it."""
     if image.ndim == 4 and len(image) == 1:
         image = image[0]
     if image.ndim != 3 or image.shape[0] != 3:
@@ -62,25 +87,26 @@ def likeness_to_a_drawing(image: Tensor) -> float:
     near = view_at(view, invert(matrix))
     points_near, sure_near = landmark_net()(near)
     if max(float(sure), float(sure_near)) < NO_FACE:
-        return -math.inf
-    everything = torch.ones_like(inside)
+        return None
     first = _clues(view, points[0], inside)
-    second = _clues(near, points_near[0], everything)
-    layout = (_misplaced(_apply(matrix, points[0])), _misplaced(points_near[0]))
+    second = _clues(near, points_near[0], torch.ones_like(inside))
     words = torch.stack(
         [t.softmax(1).amax(1)[0].clamp_max(0.9999).log() for t in attribute_net()(view).values()]
     )
-    return (
-        _SURE_OF_FACE * float(sure + sure_near)
-        + _LAYOUT[0] * layout[0]
-        + _LAYOUT[1] * layout[1]
-        + _PLACES * first["places"]
-        + _UNSURE_OF_PARTS * (first["unsure"] + second["unsure"])
-        + _SHADING[0] * first["shading"]
-        + _SHADING[1] * second["shading"]
-        + _ROUND_TRIP * _round_trip(view, inside)
-        + _SURE_OF_WORDS * float(words.mean())
-    )
+    return {
+        "sure": float(sure),
+        "sure near": float(sure_near),
+        "misplaced": _misplaced(_apply(matrix, points[0])),
+        "misplaced near": _misplaced(points_near[0]),
+        "places": first["places"],
+        "unsure": first["unsure"],
+        "unsure near": second["unsure"],
+        "shading": first["shading"],
+        "shading near": second["shading"],
+        "round trip": _round_trip(view, inside),
+        "words": float(words.mean()),
+        "colours": math.log(_colourful(view[0], inside)),
+    }
 
 
 def _whole(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,6 +177,12 @@ def _in_place(labels: Tensor, points: Tensor) -> float:
         columns = slice(max(0, x - _NEAR), x + _NEAR + 1)
         hits += bool(part & set(labels[rows, columns].unique().tolist()))
     return hits / len(_PARTS)
+
+
+def _colourful(view: Tensor, inside: Tensor) -> float:
+    """How far a place's colours are apart on average; .01 for a grey picture, which the other clues take for a photo's."""
+    pixels = view[:, inside]
+    return float((pixels.amax(0) - pixels.amin(0)).mean()) + 0.01
 
 
 def _round_trip(view: Tensor, inside: Tensor) -> float:

@@ -119,7 +119,7 @@ function measured() {
   return { nodes, groups, under, area: [canvas.canvas.width, canvas.canvas.height] };
 }
 
-const SHOWS = ["SaveImage", "PreviewImage", "FluxGuard_PrivacyReport"];
+const SHOWS = ["SaveImage", "PreviewImage"];
 for (const name of runNames ? runNames.split(",") : []) {
   // What another graph's nodes of the same numbers have shown stays, where it is not forgotten.
   await page.evaluate(async (graph) => {

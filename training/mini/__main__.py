@@ -1,4 +1,4 @@
-"""`python -m training.mini train | quality | regions`."""
+"""`python -m training.mini train | quality | regions | worlds`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 from fluxguard_core.cli.command_line import TERMINAL
 from fluxguard_core.errors import FluxGuardError
 
-from . import quality_command, regions_quality
+from . import quality_command, regions_quality, worlds_quality
 from .anatomy import PACKAGED, SECOND
 from .cache import CachePlan, build_cache, default_cache
 from .faces_train import PARTS as FACE_PARTS
@@ -112,6 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     _register_train(kinds)
     quality_command.register(kinds)
     regions_quality.register(kinds)
+    worlds_quality.register(kinds)
     return parser
 
 

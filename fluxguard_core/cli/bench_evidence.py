@@ -142,11 +142,21 @@ def _chosen(args: argparse.Namespace, known: dict[str, Arm]) -> list[str]:
     return [name for name in known if name not in ABLATED or name == OURS]
 
 
+_UNUSED = ("attributes", "attribute-editor", "attribute-judge", "lora")
+"""Roles of shipped files that nothing here asks, so that a log goes on where these change."""
+
+
+def weights_used() -> dict[str, str]:
+    """The shipped files that drawn people are measured with, and what their sha256 begins with."""
+    return {
+        e.id: e.sha256[:12]
+        for e in load_manifest().entries
+        if e.source == "package" and e.sha256 and e.role not in _UNUSED
+    }
+
+
 def _header(args: argparse.Namespace, bench: Bench, arms: Sequence[Arm]) -> dict[str, Any]:
     """What all lines share; people and portraits may grow in number, for they are numbered, and treatments may be added."""
-    weights = {
-        e.id: e.sha256[:12] for e in load_manifest().entries if e.source == "package" and e.sha256
-    }
     settings = {a.name: hashlib.sha256(a.settings.encode()).hexdigest()[:8] for a in arms}
     thresholds = {
         encoder.name: [round(t.value, 4) for t in encoder.thresholds]
@@ -158,7 +168,7 @@ def _header(args: argparse.Namespace, bench: Bench, arms: Sequence[Arm]) -> dict
         "arms": {arm.name: arm.label for arm in arms},
         "faces": "drawn" if args.faces is None else "photos",
         "settings": settings,
-        "weights": weights if args.faces is None else {},
+        "weights": weights_used() if args.faces is None else {},
         "thresholds": thresholds,
         "gallery": len(set(bench.gallery.people)),
         "turns": args.turns,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fluxguard_core.cli.bench_evidence import weights_used
 from fluxguard_core.evaluate.evidence_tables import tables
 from fluxguard_core.pipelines.evidence.log import read_log
 
@@ -20,3 +21,9 @@ def test_the_page_says_what_the_log_says() -> None:
     for name, table in tables(*read_log(LOG)).items():
         assert table in PAGE, f"docs/evidence.md does not hold the table '{name}':\n{table}"
     assert LOG.stat().st_size < 2**20
+
+
+@pytest.mark.skipif(not LOG.exists(), reason="no log of a run is shipped")
+def test_the_log_is_of_the_shipped_weights_so_a_run_goes_on_from_it() -> None:
+    held = read_log(LOG)[0]["weights"]
+    assert {name: held[name] for name in weights_used()} == weights_used()

@@ -64,6 +64,7 @@ def server(
         yield server
 
 
+@pytest.mark.another_pack
 def test_concept_attention_of_a_gguf_model_with_and_without_a_lora(server: Server) -> None:
     graphs = {
         "plain": Asking(),

@@ -123,11 +123,16 @@ def needs() -> None:
     vgg = VGG19Features()
     seen = bridge.activation_bytes(encoder.network, (3, 3, encoder.size, encoder.size))
     two = bridge.activation_bytes(encoder.network, (2, 3, encoder.size, encoder.size))
+    one = bridge.activation_bytes(encoder.network, (1, 3, encoder.size, encoder.size))
     felt = bridge.activation_bytes(vgg, pictures)
+    plain = SimpleNamespace(decode=1, check=None)
 
-    def need(preset, tiny, refiner, perceptual=None):
-        ensemble = SimpleNamespace(attacked=[encoder])
-        wishes = SimpleNamespace(preset=preset_named(preset), ensemble=ensemble)
+    def need(preset, tiny, refiner, perceptual=None, together=True):
+        wishes = SimpleNamespace(
+            preset=preset_named(preset),
+            ensemble=SimpleNamespace(attacked=[encoder, encoder]),
+            options=SimpleNamespace(one_batch=together),
+        )
         return preparation._working_bytes(
             wishes, refiner, decoder, tiny, shape, (128, 128), 1, perceptual
         )
@@ -135,13 +140,14 @@ def needs() -> None:
     trusting = SimpleNamespace(decode="tiny", check="full")
     fast = need("fast", tiny, trusting)
     found["needs"] = {
-        "default": need("default", None, SimpleNamespace(decode=1, check=None), vgg)()
-        == full + seen + felt,
-        "fast": fast() == max(small, 7 + two) < full,
+        "default": need("default", None, plain, vgg)() == full + 2 * seen + felt,
+        "default, in turn": need("default", None, plain, vgg, together=False)()
+        == full + one + felt,
+        "fast": fast() == max(small, 7 + 2 * two) < full,
         "counted": min(seen, felt) > 0,
     }
     trusting.decode = "full"
-    found["needs"]["fast, no longer trusted"] = fast() == full + two
+    found["needs"]["fast, no longer trusted"] = fast() == full + 2 * two
     found["activations"] = [kept(encoder.network, (2, 3, encoder.size, encoder.size)), two]
 
 

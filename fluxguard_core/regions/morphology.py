@@ -51,7 +51,7 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
         down = _smearing(height, sigma, image.dtype, image.device)
         along = _smearing(width, sigma, image.dtype, image.device)
         return down @ image @ along.T
-    kernel = _kernel(sigma).to(image)
+    kernel = _kernel(sigma).to(image.dtype).to(image.device)
     radius = len(kernel) // 2
     flat = image.reshape(-1, 1, height, width)
     flat = F.pad(flat, (radius, radius, radius, radius), mode="replicate")
@@ -77,4 +77,4 @@ def _smearing(side: int, sigma: float, dtype: torch.dtype, device: torch.device)
         matrix = torch.zeros(side, side, dtype=kernel.dtype).scatter_add_(
             1, places, kernel.repeat(side, 1)
         )
-        return matrix.to(device, dtype)
+        return matrix.to(dtype).to(device)  # Macs take no float64

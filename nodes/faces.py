@@ -141,7 +141,7 @@ def for_batch(seen: Sequence[Seen], batch: int) -> list[Seen]:
 def shifted(seen: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """How far VAE Encode moved the picture of height and width ``seen`` when it cut it to whole latents."""
     over = [had - has for had, has in zip(seen, size, strict=True)]
-    if any(not 0 <= extra < max(host.CELLS) for extra in over):
+    if not any(over == [had % cell for had in seen] for cell in (1, *host.CELLS)):
         raise FluxGuardError(
             f"The faces are of a picture of {seen[1]} x {seen[0]} pixels, but this one is {size[1]} x {size[0]}.",
             "Detect them on the picture that was encoded.",

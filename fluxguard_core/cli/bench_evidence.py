@@ -142,8 +142,8 @@ def _chosen(args: argparse.Namespace, known: dict[str, Arm]) -> list[str]:
     return [name for name in known if name not in ABLATED or name == OURS]
 
 
-_UNUSED = ("attributes", "attribute-editor", "attribute-judge", "lora")
-"""Roles of shipped files that nothing here asks, so that a log goes on where these change."""
+_USED = ("transformer", "autoencoder", "text-encoder", "recogniser", "parser", "landmarks")
+"""Roles of shipped files that are asked here; a log goes on where others change."""
 
 
 def weights_used() -> dict[str, str]:
@@ -151,7 +151,7 @@ def weights_used() -> dict[str, str]:
     return {
         e.id: e.sha256[:12]
         for e in load_manifest().entries
-        if e.source == "package" and e.sha256 and e.role not in _UNUSED
+        if e.source == "package" and e.sha256 and e.role in _USED
     }
 
 

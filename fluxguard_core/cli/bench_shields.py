@@ -16,7 +16,7 @@ from ..defences.budget import with_budget
 from ..defences.edits import EDIT_SHIELDS, EditShield, shield_edits
 from ..defences.surrogates import surrogate
 from ..evaluate.quality import eight_bit, psnr, ssim
-from ..evaluate.shield_rows import CLEAN, Cell, append, page_table, read, table
+from ..evaluate.shield_rows import CLEAN, Cell, append, check_settings, page_table, read, table
 from ..evaluate.transforms import Transform, autoencoder, blur, jpeg, rescale
 from ..pictures.files import read_picture, write_png
 
@@ -89,10 +89,11 @@ def run(args: argparse.Namespace) -> int:
         edits |= attackers(second_editor(args.second), SECOND)
     pictures = args.output / "shielded"
     pictures.mkdir(parents=True, exist_ok=True)
+    check_settings(args.output, {"steps": args.steps, "bfloat16": args.bfloat16})
     shielding = Shielding(args.steps, pictures, args.bfloat16)
     bench = _Bench(stack, shielding, edits, _shared(stack, everything=args.shared))
     log = args.output / "shields.jsonl"
-    known = {_key(c) for c in read(log)}
+    known = {_key(c) for c in read(log, Cell)}
     for person, budget, arm in _cells(args):
         missing = [
             (shared, attacker)
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         if missing:
             append(log, bench.cells(person, arm, budget, missing))
             print(f"person {person}, {budget} of 255, {arm}", flush=True)
-    cells = read(log)
+    cells = read(log, Cell)
     told = "\n\n".join(
         page_table(cells, BASELINE, editor, budget)
         for budget in dict.fromkeys(c.budget for c in cells)
@@ -138,6 +139,13 @@ def _shared(stack: Any, *, everything: bool) -> Mapping[str, Transform | None]:
     return found
 
 
+def random_signs(pictures: Tensor, budget: int, seed: int) -> Tensor:
+    """Noise that spends the whole budget of 255 at every value."""
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.rand(pictures.shape, generator=generator).sub(0.5).sign()
+    return eight_bit(pictures + budget / 255 * signs)
+
+
 @dataclass(frozen=True, eq=False)
 class Shielding:
     """Pictures under every arm; made once and kept, so that another attacker can be asked later."""
@@ -152,9 +160,7 @@ class Shielding:
         if arm == CLEAN:
             return picture
         if shield is None:
-            generator = torch.Generator().manual_seed(person)
-            signs = torch.rand(picture.shape, generator=generator).sub(0.5).sign()
-            return eight_bit(picture + budget / 255 * signs)
+            return random_signs(picture, budget, person)
         file = self.folder / f"{person}-{budget}-{self.steps}-{arm.replace(' ', '-')}.png"
         if not file.exists():
             # The paper's cadence is unknown: a dynamic prompt moves as often in a short run as in a long one.

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..defences.budget import with_budget
 from ..defences.surrogates import surrogate
 from ..defences.training import TrainingShield, shield_training
-from ..evaluate.quality import eight_bit, psnr
-from ..evaluate.shield_rows import CLEAN, TrainerCell, append, read, trainer_table
+from ..evaluate.quality import psnr
+from ..evaluate.shield_rows import CLEAN, TrainerCell, append, check_settings, read, trainer_table
 from ..pictures.files import read_picture, write_png
+from .bench_shields import random_signs
 
 # The miniature learns a person at a rate that FLUX would not bear; its stand-ins train as its attackers do.
 _OURS = TrainingShield(epochs=6, static_steps=60, rate=4e-3)
@@ -75,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         trainers["second FLUX"] = second_editor(args.second)
     pictures = args.output / "shielded"
     pictures.mkdir(parents=True, exist_ok=True)
+    check_settings(args.output, {"steps": args.steps, "bfloat16": args.bfloat16})
     bench = _Bench(stack, trainers, judges(), pictures, args.steps)
     log = args.output / "trainers.jsonl"
     known = {(c.person, c.budget, c.arm, c.trainer) for c in read(log, TrainerCell)}
@@ -140,12 +143,10 @@ class _Bench:
         if arm == CLEAN:
             return pictures
         if shield is None:
-            generator = torch.Generator().manual_seed(person)
-            signs = torch.rand(pictures.shape, generator=generator).sub(0.5).sign()
-            return eight_bit(pictures + budget / 255 * signs)
+            return random_signs(pictures, budget, person)
         files = [self.folder / f"{person}-{budget}-{arm}-{n}.png" for n in range(len(pictures))]
         if not all(file.exists() for file in files):
-            asked = replace(shield, budget=budget / 255)
+            asked = with_budget(shield, budget / 255)
             done = shield_training(
                 [one[None] for one in pictures], surrogate(self.stack), asked, seed=person
             )

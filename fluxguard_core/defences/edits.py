@@ -249,7 +249,7 @@ def _term(
     if name == "flow matching":
         return FlowMatchingTerm(encode, editor)
     if name == "redraw":
-        return RedrawTerm(encode, editor, clean, lambda: editor.field)
+        return RedrawTerm(encode, editor, clean, editor.field)
     if name == "kontext edit":
         return KontextEditTerm(encode, editor, clean, editor.field)
     if name == "kontext attention":

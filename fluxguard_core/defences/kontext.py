@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ..protect.engine import Draw, Reading
-from .surrogates import Editor, Encode, PromptedField, Watch
+from .surrogates import Editor, Encode, PromptedField, Watch, rms
 
 _TIMES = (1.0, 0.95, 0.9)
-_TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +40,7 @@ class KontextEditTerm:
         with torch.no_grad():
             expected = noisy - time * self.plain.beside(self.clean)(noisy, time).float()
         edited = noisy - time * self.editor().beside(reference)(noisy, time).float()
-        distance = ((edited - expected).square().flatten(1).mean(1) + _TINY).sqrt()
+        distance = rms(edited - expected)
         return Reading(-distance, figures={"distance": distance})
 
 

@@ -100,6 +100,11 @@ def at_most(encode: Encode, pixels: int) -> Encode:
     return small
 
 
+def rms(change: Tensor) -> Tensor:
+    """||x|| / sqrt(n) of each [B]; it has a gradient at 0 as well."""
+    return (change.square().flatten(1).mean(1) + _TINY).sqrt()
+
+
 @dataclass(frozen=True, eq=False)
 class LatentTerm:
     """Distance of the latent from the clean picture's: ||E(x) - E(x0)|| / sqrt(n). Needs no prompt.
@@ -115,8 +120,7 @@ class LatentTerm:
     def __call__(self, picture: Tensor, draw: Draw) -> Reading:
         """Read a picture [B, 3, H, W]; figure ``distance`` [B]."""
         del draw
-        moved = (self.encode(picture) - self.clean).square().flatten(1).mean(1)
-        distance = (moved + _TINY).sqrt()
+        distance = rms(self.encode(picture) - self.clean)
         return Reading(-distance, figures={"distance": distance})
 
 
@@ -215,7 +219,7 @@ class RedrawTerm:
     encode: Encode
     editor: Editor
     clean: Tensor
-    plain: Editor
+    plain: VelocityField
     times: tuple[float, float] = (0.4, 0.8)
     name: str = "redraw"
 
@@ -224,9 +228,8 @@ class RedrawTerm:
         latent = self.encode(picture)
         time, noise = drawn(latent, self.times, draw)
         with torch.no_grad():
-            expected = _one_step(self.plain(), self.clean, time, noise)
-        moved = _one_step(self.editor(), latent, time, noise) - expected
-        distance = (moved.square().flatten(1).mean(1) + _TINY).sqrt()
+            expected = _one_step(self.plain, self.clean, time, noise)
+        distance = rms(_one_step(self.editor(), latent, time, noise) - expected)
         return Reading(-distance, figures={"distance": distance})
 
 

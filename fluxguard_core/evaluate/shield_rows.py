@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from ..errors import FluxGuardError
 from .statistics import Interval, bootstrap_mean, paired
 
 CLEAN = "unprotected"
@@ -61,6 +62,18 @@ class TrainerCell:
 Row = TypeVar("Row", Cell, TrainerCell)
 
 
+def check_settings(folder: Path, settings: Mapping[str, object]) -> None:
+    """Keep what a folder's rows were made with; FluxGuardError where it holds those of other settings."""
+    file = folder / "settings.json"
+    if not file.is_file():
+        file.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    elif json.loads(file.read_text(encoding="utf-8")) != settings:
+        raise FluxGuardError(
+            f"{folder} holds a run of other settings: {file.read_text(encoding='utf-8').strip()}.",
+            "Choose another ‹give output›.",
+        )
+
+
 def append(path: Path, cells: Iterable[Cell | TrainerCell]) -> None:
     """Add cells to the log, so that a stopped run goes on where it was."""
     with path.open("a", encoding="utf-8") as file:
@@ -68,7 +81,7 @@ def append(path: Path, cells: Iterable[Cell | TrainerCell]) -> None:
             file.write(json.dumps(asdict(cell)) + "\n")
 
 
-def read(path: Path, kind: type[Row] = Cell) -> list[Row]:  # type: ignore[assignment]
+def read(path: Path, kind: type[Row]) -> list[Row]:
     """The log's cells; none where there is no log yet."""
     if not path.is_file():
         return []

@@ -125,7 +125,7 @@ def terms(prompt: DynamicPrompt, clean: Tensor) -> list[Term]:
         ScoreTerm(encode, prompt),
         FlowMatchingTerm(encode, prompt),
         TrajectoryTerm(encode, prompt, latent, points),
-        RedrawTerm(encode, prompt, latent, lambda: prompt.field),
+        RedrawTerm(encode, prompt, latent, prompt.field),
     ]
 
 

@@ -15,7 +15,14 @@ from fluxguard_core.cli.main import main
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.evaluate.change import change_of
 from fluxguard_core.evaluate.quality import eight_bit
-from fluxguard_core.evaluate.shield_rows import Cell, append, page_table, read, table
+from fluxguard_core.evaluate.shield_rows import (
+    Cell,
+    append,
+    check_settings,
+    page_table,
+    read,
+    table,
+)
 from fluxguard_core.evaluate.shield_test import ShieldTester, edits_apart, side_by_side
 from fluxguard_core.mini.attackers import attackers, person, second_editor, wish_for
 from fluxguard_core.mini.faces import classify_attributes
@@ -76,10 +83,10 @@ def cell(person: int, arm: str, value: float) -> Cell:
 
 def test_rows_go_on_where_they_were_and_pair_people(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    assert read(log) == []
+    assert read(log, Cell) == []
     append(log, [cell(0, "PGD", 0.8), cell(0, "+ FDM", 0.7)])
     append(log, [cell(1, "PGD", 0.4), cell(1, "+ FDM", 0.3), cell(2, "+ FDM", 0.9)])
-    cells = read(log)
+    cells = read(log, Cell)
     assert len(cells) == 5
     told = table(cells, "PGD")
     row = next(line for line in told.splitlines() if "+ FDM" in line)
@@ -123,7 +130,7 @@ def test_the_bench_runs_resumes_and_writes_a_table(
     assert main(given) == 0
     said = capsys.readouterr().out
     assert "person 0, 8 of 255, encoder PGD" in said
-    cells = read(tmp_path / "shields.jsonl")
+    cells = read(tmp_path / "shields.jsonl", Cell)
     assert len(cells) == 2 * 5 and {c.shared for c in cells} >= {"as it is", "JPEG 75"}
     clean = [c for c in cells if c.arm == bench_shields.CLEAN]
     assert all(c.psnr == 99 and c.ssim == pytest.approx(1) for c in clean)
@@ -157,7 +164,7 @@ def test_a_page_has_an_arm_a_row_and_pairs_people_over_attackers() -> None:
 
 def test_the_measured_tables_are_the_logs() -> None:
     docs = Path(__file__).parents[2] / "docs"
-    cells = read(docs / "measured" / "shields.jsonl")
+    cells = read(docs / "measured" / "shields.jsonl", Cell)
     text = (docs / "shields.md").read_text(encoding="utf-8")
     tables = {
         (editor, c.budget)
@@ -168,3 +175,10 @@ def test_the_measured_tables_are_the_logs() -> None:
     for editor, budget in tables:
         expected = page_table(cells, bench_shields.BASELINE, editor, budget)
         assert expected in text, f"docs/shields.md does not say:\n{expected}"
+
+
+def test_rows_of_other_settings_are_not_counted_together(tmp_path: Path) -> None:
+    check_settings(tmp_path, {"steps": 12})
+    check_settings(tmp_path, {"steps": 12})
+    with pytest.raises(FluxGuardError, match="other settings"):
+        check_settings(tmp_path, {"steps": 60})

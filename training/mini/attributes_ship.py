@@ -30,7 +30,7 @@ from fluxguard_core.pipelines.attributes import (
 
 from .attributes_train import PAIRS, SHAPE
 from .cache import spec_of
-from .handover import hand_over
+from .handover import write_card
 
 
 @dataclass(frozen=True)
@@ -215,11 +215,8 @@ def ship(checkpoint: Path, out: Path, people: int) -> Path:
         "- Limits: It knows the renderer's portraits and pictures edited from them, nothing else: it is a stand-in for "
         "tests and demonstrations and says nothing about real faces.",
         "- Licence: Apache-2.0",
-        "",
     ]
-    file.with_suffix(".md").write_text("\n".join(text), encoding="utf-8")
-    print("\n".join(text))
-    hand_over(file, "attributes")
+    write_card(file, text, "attributes")
     return file
 
 

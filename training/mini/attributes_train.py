@@ -17,7 +17,7 @@ from fluxguard_core.mini.attributes import attgan_path
 from fluxguard_core.weights.loading import load_tensors
 
 from .attributes_data import build_pairs
-from .training import TrainPlan, start
+from .training import TrainPlan, note, start
 
 SHAPE = AttGANShape(ATTRIBUTES, size=64, width=16, layers=4, shortcuts=3, injections=3, head=128)
 PAIRS = 4000
@@ -48,16 +48,11 @@ def train_drawn_attgan(plan: TrainPlan) -> Path:
         weights=AttGANWeights(answer=100.0, classify_real=10.0),
     )
 
-    def write(line: str) -> None:
-        with log.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        print(line, flush=True)
-
     run = AttGANRun.fresh(SHAPE, settings)
     if goes_on:
         run.before = take_up(run, attgan_path())
     draw = partial(pairs.draw, batch=plan.batch)
-    train_attgan(run, draw, settings, checkpoint, write)
+    train_attgan(run, draw, settings, checkpoint, partial(note, log))
     return checkpoint
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fluxguard_core.defences.cloak import Cloak, load_cloak
 from fluxguard_core.defences.cloak_faces import working_side
-from fluxguard_core.evaluate.quality import psnr
+from fluxguard_core.evaluate.quality import eight_bit, psnr
 from fluxguard_core.evaluate.transforms import jpeg
 from fluxguard_core.faces.alignment import align
 from fluxguard_core.mini.faces import load_ensemble
@@ -35,7 +35,7 @@ def noise_like(made: Tensor, picture: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     sign = (torch.rand(picture.shape, generator=generator) < 0.5).float() * 2 - 1
     size = float((made - picture).square().mean().sqrt())
-    return ((picture + sign * size) * 255).round().clamp(0, 255) / 255
+    return eight_bit(picture + sign * size)
 
 
 @torch.no_grad()

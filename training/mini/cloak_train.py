@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from .attributes_data import build_pairs
 from .attributes_train import PAIRS
 from .cache import TRAIN_WORLD
 from .deepfakes_train import SIDE, load_models
-from .training import TrainPlan, start
+from .training import TrainPlan, note, start
 
 NAME, IDENTITY = "cloak", "identity-cloak"
 PORTRAITS = 300
@@ -54,7 +54,7 @@ def train_drawn_cloak(plan: TrainPlan) -> Path:
 
     run = CloakRun.fresh(settings)
     draw = drawn_from(faces, plan.batch)
-    train_cloak(run, draw, targets, settings, checkpoint, _writing(log), look=difference_seen)
+    train_cloak(run, draw, targets, settings, checkpoint, partial(note, log), look=difference_seen)
     return _written(plan, NAME, run, settings, tuple(target.name for target in targets), SIDE)
 
 
@@ -78,7 +78,7 @@ def train_identity_cloak(plan: TrainPlan) -> Path:
         (),
         settings,
         checkpoint,
-        _writing(log),
+        partial(note, log),
         recognise=recognise_in_frame(ensemble, FRAME),
         look=difference_seen,
     )
@@ -93,15 +93,6 @@ def portraits(people: int) -> torch.Tensor:
         numbers = range(first, min(people, first + 20))
         drawn.append(render_batch([spec_of(TRAIN_WORLD, n, 0) for n in numbers], WHOLE)[0])
     return (torch.cat(drawn) * 255).round().byte()
-
-
-def _writing(log: Path) -> Callable[[str], None]:
-    def write(line: str) -> None:
-        with log.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        print(line, flush=True)
-
-    return write
 
 
 def _written(

@@ -17,7 +17,7 @@ from torch import Tensor
 from fluxguard_core.defences.cloak import Cloak, load_cloak
 from fluxguard_core.defences.cloak_measures import SUCCESS, frechet
 from fluxguard_core.defences.cloak_targets import Deepfake, masked_error
-from fluxguard_core.evaluate.quality import psnr
+from fluxguard_core.evaluate.quality import eight_bit, psnr
 from fluxguard_core.evaluate.transforms import jpeg
 from fluxguard_core.faces.alignment import align
 from fluxguard_core.mini.faces import PORTRAIT_POINTS, SIDE, load_recogniser
@@ -36,10 +36,6 @@ STEPS = 20
 """Of gradient ascent on a single picture, what a cloak could come to at most if it had all the time."""
 
 
-def _levels(pictures: Tensor) -> Tensor:
-    return (pictures * 255).round().clamp(0, 255) / 255
-
-
 def ascent(model: Deepfake, pictures: Tensor, conditions: Tensor, limit: float) -> Tensor:
     """PGD on each picture for itself, through the model: an upper mark, no cloak."""
     with torch.no_grad():
@@ -52,7 +48,7 @@ def ascent(model: Deepfake, pictures: Tensor, conditions: Tensor, limit: float) 
         small = sized(pictures, WORKED)
         (slope,) = torch.autograd.grad(masked_error(made, clean, small).sum(), start)
         moved = (moved.detach() + limit / 4 * slope.sign()).clamp(-limit, limit)
-    return _levels(pictures + moved)
+    return eight_bit(pictures + moved)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from fluxguard_core.recognition.thresholds import list_thresholds
 from .cache import PortraitCache
 from .faces_quality import measure_attributes, measure_finder, measure_parser
 from .faces_recognisers import RECIPES, verify
-from .handover import hand_over
+from .handover import write_card
 from .training import TrainPlan
 
 _LIMITS = (
@@ -95,10 +95,8 @@ def _card(path: Path, title: str, run: Trained, quality: list[str]) -> None:
         *(f"- {line}" for line in quality),
         f"- Limits: {_LIMITS}",
         "- Licence: Apache-2.0",
-        "",
     ]
-    path.with_suffix(".md").write_text("\n".join(text), encoding="utf-8")
-    hand_over(path, "faces")
+    write_card(path, text, "faces")
 
 
 def _origin(run: Trained) -> dict[str, str]:

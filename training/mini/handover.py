@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fluxguard_core.errors import FluxGuardError
@@ -23,6 +24,14 @@ def earlier(part: Part, plan: TrainPlan) -> Path:
     path = own if own.is_file() else weights_path(part)
     print(f"Builds on {path}", flush=True)
     return path
+
+
+def write_card(file: Path, lines: Sequence[str], folder: str) -> None:
+    """A trained file's model card beside it; tells how both are shipped."""
+    text = "\n".join([*lines, ""])
+    file.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+    hand_over(file, folder)
 
 
 def hand_over(path: Path, folder: str) -> None:

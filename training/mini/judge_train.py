@@ -20,7 +20,7 @@ from .faces_data import degrade
 from .faces_fit import FitPlan, fit
 from .faces_ship import round_to_half, write_weights
 from .faces_train import bookkeeping
-from .handover import hand_over
+from .handover import write_card
 from .training import TrainPlan
 
 NAME = "fluxguard-mini-judge"
@@ -90,9 +90,6 @@ def _finish(network: JudgeNet, plan: TrainPlan, samples: int) -> Path:
         "- Limits: It knows the renderer's portraits and pictures edited from them, nothing else: it is a stand-in for "
         "tests and demonstrations and says nothing about real faces.",
         "- Licence: Apache-2.0",
-        "",
     ]
-    file.with_suffix(".md").write_text("\n".join(text), encoding="utf-8")
-    print("\n".join(text))
-    hand_over(file, "faces")
+    write_card(file, text, "faces")
     return file

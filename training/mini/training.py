@@ -197,7 +197,7 @@ def train(
         _descend(name, state, loss, plan, recipe, report, started)
     finally:
         state.save(checkpoint)
-    _note(log, f"done after {state.step} steps, {state.elapsed / 60:.1f} minutes")
+    note(log, f"done after {state.step} steps, {state.elapsed / 60:.1f} minutes")
     return average
 
 
@@ -223,7 +223,7 @@ def _descend(
             _log(log, state, progress, {"loss": float(value.detach()), **figures})
         if time.monotonic() - saved > recipe.save_seconds:
             state.save(checkpoint)
-            _note(log, report(state) if report else "checkpoint")
+            note(log, report(state) if report else "checkpoint")
             saved = time.monotonic()
 
 
@@ -270,10 +270,11 @@ def _progress(state: TrainState, plan: TrainPlan) -> float:
 def _log(log: Path, state: TrainState, progress: float, figures: dict[str, float]) -> None:
     parts = [f"{k} {v:.4f}" for k, v in figures.items()]
     head = f"step {state.step} {100 * progress:.1f}% {state.step / max(state.elapsed, 1e-9):.2f}/s"
-    _note(log, "  ".join([head, *parts]))
+    note(log, "  ".join([head, *parts]))
 
 
-def _note(log: Path, line: str) -> None:
+def note(log: Path, line: str) -> None:
+    """A line for the log and for who looks on."""
     with log.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
     print(line, flush=True)

@@ -7,7 +7,6 @@ one person's photos and a share of the portraits, and judges these.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,16 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from fluxguard_core.errors import FluxGuardError
+from fluxguard_core.evaluate.transforms import jpeg
 from fluxguard_core.mini.models import use_one_thread
 from fluxguard_core.mini.portrait_spec import random_spec
 from fluxguard_core.mini.renderer import render
 from fluxguard_core.mini.world import reconstruct
 from fluxguard_core.mini.world_check import WEIGHTS, clues_of, weighed
 from fluxguard_core.pictures.files import read_picture
+from fluxguard_core.resampling import bicubic
 from fluxguard_core.worlds import World
 
 from .styles import sepia_drawing
@@ -45,17 +45,7 @@ FOLDS = 16
 
 
 def resized(image: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0].clamp(
-        0, 1
-    )
-
-
-def jpeg(image: Tensor, quality: int = 60) -> Tensor:
-    stream = io.BytesIO()
-    pixels = (image.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
-    array = np.asarray(Image.open(stream).convert("RGB")).copy()
-    return torch.from_numpy(array).permute(2, 0, 1).float() / 255
+    return bicubic(image[None], (height, width))[0].clamp(0, 1)
 
 
 def grey(image: Tensor) -> Tensor:
@@ -70,7 +60,7 @@ def blurred(image: Tensor) -> Tensor:
 
 CHANGES: dict[str, Change] = {
     "as it is": lambda x: x,
-    "JPEG": jpeg,
+    "JPEG": lambda x: jpeg(60)(x[None])[0],
     "grey": grey,
     "half size": lambda x: resized(x, x.shape[-2] // 2, x.shape[-1] // 2),
     "blurred": blurred,

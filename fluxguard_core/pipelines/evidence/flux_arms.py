@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -66,17 +67,14 @@ class Editor:
 
     def inverted(self, subject: Subject, preset: Preset) -> Trajectory:
         """The subject's inversion for a preset."""
-        self._turn_to(subject)
+        if subject.name != self._subject:
+            self._subject, self._known, self._edits = subject.name, {}, {}
         name = repr((preset.intervals, preset.solver, preset.tokens, preset.source_guidance))
         if name not in self._known:
             self._known[name] = invert_portrait(
                 self.models, subject.photo, subject.source_prompt, preset
             )
         return self._known[name]
-
-    def _turn_to(self, subject: Subject) -> None:
-        if subject.name != self._subject:
-            self._subject, self._known, self._edits = subject.name, {}, {}
 
     @torch.no_grad()
     def edited(self, subject: Subject) -> Tensor:
@@ -90,7 +88,8 @@ class Editor:
     def begun(self, subject: Subject, job: Job, interval: int) -> Moved:
         """A job's edit after so many intervals, from what is remembered of the same edit."""
         preset, trajectory = job.preset, self.inverted(subject, job.preset)
-        edit = repr((preset.recipe, preset.intervals, preset.guidance, float(job.mask.sum())))
+        mask = hashlib.sha256(job.mask.cpu().numpy().tobytes()).hexdigest()
+        edit = repr((preset.recipe, preset.intervals, preset.guidance, mask))
         known = self._edits.setdefault(edit, [])
         if len(known) < interval:
             controls = edit_controls(trajectory, self.mask(job), preset)

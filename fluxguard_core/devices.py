@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,9 @@ _TABLE = {
 def abilities(device: torch.device | str) -> Abilities:
     """What a device's kind can do; an unknown kind is taken to lack everything that some kind lacks."""
     return _TABLE.get(torch.device(device).type, _CAUTIOUS)
+
+
+def beside(network: nn.Module, given: Tensor) -> Tensor:
+    """A tensor on the device of a network's weights."""
+    weight = next(network.parameters(), None)
+    return given if weight is None else given.to(weight.device)

@@ -49,6 +49,14 @@ def bicubic(image: Tensor, size: tuple[int, int], *, antialias: bool = True) -> 
     return _weighted(image, size, _smooth_cubics if antialias else _cubics)
 
 
+def means(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B,C,H,W] -> [B,C,*size], means over windows as ``adaptive_avg_pool2d`` has them.
+
+    As products everywhere: on Macs PyTorch's own wants sides that are whole multiples.
+    """
+    return _weighted(image, size, _windows)
+
+
 def _weighted(
     image: Tensor, size: tuple[int, int], weights: Callable[[int, int], Tensor]
 ) -> Tensor:
@@ -77,6 +85,14 @@ def _cubics(whole: int, part: int) -> Tensor:
     share = _keys((near - centres[:, None]).abs(), -0.75)
     weights = torch.zeros(part, whole, dtype=torch.float64)
     return weights.scatter_add_(1, near.clamp(0, whole - 1).long(), share)
+
+
+def _windows(whole: int, part: int) -> Tensor:
+    """Weights [part, whole] of means over windows that overlap where the one is no multiple of the other."""
+    places, number = torch.arange(whole), torch.arange(part)[:, None]
+    first, end = number * whole // part, -((number + 1) * -whole // part)
+    inside = ((places >= first) & (places < end)).float()
+    return inside / inside.sum(1, keepdim=True)
 
 
 def _distance(whole: int, part: int) -> Tensor:

@@ -20,6 +20,8 @@ from . import host
 
 Result = TypeVar("Result")
 
+_SMALLER = "Take a preset that asks less of FLUX (fast, balanced, or light), or a smaller picture."
+
 
 @dataclass(frozen=True, eq=False)
 class StockField:
@@ -84,9 +86,9 @@ class Asked:
     ) -> Result:
         """Run the work with everything it asks on the device; ``sizes`` are (height, width) of the pictures."""
         if not needs_model:
-            largest = max(sizes, key=lambda size: size[0] * size[1])
-            host.load_together([self.decoder.module], self.decoder.bytes_to_encode(largest))
-            return work(Surrogate(self.encode(), host.working_device()))
+            return self._with_room(
+                [], sizes, lambda: work(Surrogate(self.encode(), host.working_device()))
+            )
         if self.model is None or self.positive is None:
             raise FluxGuardError(
                 "This preset asks FLUX itself.",
@@ -105,19 +107,31 @@ class Asked:
         largest = max(sizes, key=lambda size: size[0] * size[1])
         # Four pictures' worth, which leaves room for the autoencoder's way back beside the transformer.
         shape = torch.Size((4, FLUX.channels, *FLUX.grid(*largest)))
-        host.load_together([self.decoder.module], self.decoder.bytes_to_encode(largest))
 
         def worked(inner: host.HostField) -> Result:
             return work(Surrogate(self.encode(), host.working_device(), StockField(inner)))
 
-        return host.with_field(
-            self.model,
-            positive,
-            worked,
-            shape=shape,
-            sigmas=flux_schedule(2, FLUX.tokens(*largest)),
-            solver="euler",
-            raw=True,
+        def guided() -> Result:
+            return host.with_field(
+                self.model,
+                positive,
+                worked,
+                shape=shape,
+                sigmas=flux_schedule(2, FLUX.tokens(*largest)),
+                solver="euler",
+                raw=True,
+            )
+
+        return self._with_room([], sizes, guided)
+
+    def _with_room(
+        self, networks: list[Any], sizes: list[tuple[int, int]], work: Callable[[], Result]
+    ) -> Result:
+        """The work with the VAE's copy and other networks on the card; begun again where memory runs out."""
+        largest = max(sizes, key=lambda size: size[0] * size[1])
+        decoder = self.decoder
+        return host.with_room(
+            [*networks, decoder.module], lambda: decoder.bytes_to_encode(largest), work, _SMALLER
         )
 
     def _with_way_back(
@@ -126,21 +140,22 @@ class Asked:
         """A private copy of the transformer, whole on the device."""
         with host.exact_gradients():
             field = host.differentiable_field(self.model, self.positive)
-            largest = max(sizes, key=lambda size: size[0] * size[1])
-            networks = [field.network, self.decoder.module]
-            host.load_together(networks, self.decoder.bytes_to_encode(largest))
-            host.check_way_back(field)
-            prompted: PromptedField = field
-            return work(
-                Surrogate(
-                    self.encode(),
-                    host.working_device(),
-                    prompted,
-                    layers=host.trainable_layers(field.network),
-                    watch=partial(host.listener, field),
-                    watch_reference=partial(host.reference_listener, field),
+
+            def worked() -> Result:
+                host.check_way_back(field)
+                prompted: PromptedField = field
+                return work(
+                    Surrogate(
+                        self.encode(),
+                        host.working_device(),
+                        prompted,
+                        layers=host.trainable_layers(field.network),
+                        watch=partial(host.listener, field),
+                        watch_reference=partial(host.reference_listener, field),
+                    )
                 )
-            )
+
+            return self._with_room([field.network], sizes, worked)
 
 
 def _unit(latent: Tensor) -> Tensor:

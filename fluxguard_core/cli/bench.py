@@ -28,6 +28,7 @@ from ..protect.run import edit_and_protect
 from ..recognition.encoder import FaceEncoder
 from ..recognition.ensemble import Ensemble
 from . import (
+    bench_attention,
     bench_evidence,
     bench_faces,
     bench_photo,
@@ -73,6 +74,7 @@ def register(subparsers: Any) -> None:
     bench_service.register(kinds)
     bench_shields.register(kinds)
     bench_trainers.register(kinds)
+    bench_attention.register(kinds)
     bench_speed.register(kinds)
     bench_true_size.register(kinds)
 

@@ -49,7 +49,10 @@ class Adapter:
         def add(module: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> Tensor | None:
             if self.switch.chosen != self.name:
                 return None
-            return answer + (given[0].float() @ down.T @ up.T).to(answer)
+            seen = given[
+                0
+            ].float()  # the transformer may lie on another card than what it is asked about
+            return answer + (seen @ down.to(seen.device).T @ up.to(seen.device).T).to(answer)
 
         return add
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backends.flux import DiffusersModel
+from ..resampling import means
 
 _KEYS = 16  # image keys are pooled to a grid of at most so many a side
 _QUERIES = 256
@@ -145,7 +145,7 @@ def attention_map(
     cross, own = weights[..., :text_tokens], weights[..., text_tokens:]
     target = (min(rows, _KEYS), min(columns, _KEYS))
     squares = own.reshape(-1, 1, rows, columns)
-    pooled = F.adaptive_avg_pool2d(squares, target) * (rows * columns / (target[0] * target[1]))
+    pooled = means(squares, target) * (rows * columns / (target[0] * target[1]))
     return AttentionMap(cross, pooled.reshape(*own.shape[:2], -1))
 
 

@@ -65,7 +65,9 @@ class AttributeEditor:
             gan.shape.attributes,
             gan.shape.size,
             lambda faces: gan.generator.encode(faces * 2 - 1),
-            lambda features, labels: (gan.generator.decode(features, label_planes(labels)) + 1) / 2,
+            lambda features, labels: (
+                (gan.generator.decode(features, label_planes(labels.to(features[-1]))) + 1) / 2
+            ),
             chosen,
             frame,
             gan.world,

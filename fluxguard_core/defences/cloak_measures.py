@@ -47,7 +47,7 @@ def frechet(one: Tensor, other: Tensor) -> float:
 
     ‖μ1 - μ2‖² + tr(C1 + C2 - 2·(C1·C2)^½); the root by eigenvalues of the symmetric √C1·C2·√C1, so that it is real.
     """
-    first, second = one.double(), other.double()
+    first, second = one.cpu().double(), other.cpu().double()  # not every device has float64
     shift = (first.mean(0) - second.mean(0)).square().sum()
     c1, c2 = torch.cov(first.T), torch.cov(second.T)
     c1, c2 = c1.reshape(first.shape[1], -1), c2.reshape(second.shape[1], -1)

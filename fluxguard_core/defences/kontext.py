@@ -64,5 +64,5 @@ class KontextAttentionTerm:
         grid = (-(-reference.shape[-2] // 2), -(-reference.shape[-1] // 2))
         with self.watch(field.context.shape[1], grid) as recording:
             field.beside(reference)(noise, time)
-        share = torch.stack(recording.shares).mean(0)
+        share = torch.stack(recording.shares).mean(0).to(picture.device)
         return Reading(share - 1, figures={"share": share})

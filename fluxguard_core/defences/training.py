@@ -99,7 +99,7 @@ class AttentionTerm:
         self.dynamic.use()
         seen = self._maps(latent, time, noise)
         apart = [_apart(a, b) for a, b in zip(seen, expected, strict=True)]
-        difference = torch.stack(apart).mean(0)
+        difference = torch.stack(apart).mean(0).to(picture.device)
         return Reading(-difference, figures={"difference": difference})
 
     def _maps(self, latent: Tensor, time: float, noise: Tensor) -> list[AttentionMap]:

@@ -168,7 +168,7 @@ def likeness_of_faces(
 def measured(view: FaceView, changed: Tensor) -> Likeness:
     """The figures of a changed square [1, 3, h, w]."""
     change = changed - view.photo
-    error = float(change.double().square().mean())
+    error = float(change.cpu().double().square().mean())  # not every device has float64
     fine = view.fine(change).square().mean(1, keepdim=True)
     return Likeness(
         psnr=float("inf") if error == 0 else float(-10 * torch.log10(torch.tensor(error))),

@@ -38,10 +38,15 @@ def _decibels(error: float) -> float:
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
+def _precise(picture: Tensor) -> Tensor:
+    """In double precision, on the CPU: not every device has it."""
+    return picture.cpu().double()
+
+
 def psnr(a: Tensor, b: Tensor) -> float:
     """Peak signal-to-noise ratio of [B,C,H,W] in [0,1], dB over the whole batch; inf when equal."""
     _alike(a, b)
-    return _decibels(float((a.double() - b.double()).square().mean()))
+    return _decibels(float((_precise(a) - _precise(b)).square().mean()))
 
 
 def masked_psnr(a: Tensor, b: Tensor, mask: Tensor, *, outside: bool = True) -> float:
@@ -64,7 +69,7 @@ def masked_psnr(a: Tensor, b: Tensor, mask: Tensor, *, outside: bool = True) -> 
             "compared there.",
             "Use psnr on the whole picture.",
         )
-    return _decibels(float((a[chosen].double() - b[chosen].double()).square().mean()))
+    return _decibels(float((_precise(a[chosen]) - _precise(b[chosen])).square().mean()))
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
@@ -75,7 +80,7 @@ def ssim(a: Tensor, b: Tensor) -> float:
     _alike(a, b)
     if min(a.shape[-2:]) < 11:
         raise FluxGuardError(f"SSIM needs 11 pixels a side; got {tuple(a.shape[-2:])}.")
-    values = _kornia_metrics().ssim(a.double(), b.double(), window_size=11, padding="valid")
+    values = _kornia_metrics().ssim(_precise(a), _precise(b), window_size=11, padding="valid")
     return float(values.mean())
 
 

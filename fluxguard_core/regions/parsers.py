@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..devices import beside
 from ..errors import FluxGuardError
 from ..resampling import shrink
 from ..weights.loading import load_tensors
@@ -71,7 +72,7 @@ DEVIATION = (0.229, 0.224, 0.225)
 class NetworkParser:
     """A FaceParser over a network.
 
-    logits: normalised pictures [1,3,size,size] -> [1,C,h,w]; order: its class -> CelebAMask-HQ id.
+    logits: normalised pictures [1,3,size,size] -> [1,C,h,w], on any device; order: its class -> CelebAMask-HQ id.
     """
 
     name: str
@@ -126,7 +127,8 @@ def bisenet_parser(
             "Fetch it with ‹run models download bisenet›.",
         )
     network.load_state_dict(state)
-    return NetworkParser("bisenet", network.eval().requires_grad_(False), range(19), size)
+    network.eval().requires_grad_(False)
+    return NetworkParser("bisenet", lambda view: network(beside(network, view)), range(19), size)
 
 
 def segformer_parser(
@@ -165,7 +167,7 @@ def segformer_parser(
     network.eval().requires_grad_(False)
 
     def logits(view: Tensor) -> Tensor:
-        out: Tensor = network(pixel_values=view).logits
+        out: Tensor = network(pixel_values=beside(network, view)).logits
         return out
 
     return NetworkParser("segformer", logits, segformer_order(values.get("id2label", {})), size)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..devices import beside
 from ..errors import FluxGuardError
 from ..resampling import shrink
 from ..weights.loading import load_tensors
@@ -68,7 +69,7 @@ def _segmenter(network: Any, tokenizer: Any, prepared: dict[str, Any]) -> Segmen
     @torch.no_grad()
     def segment(picture: Tensor, phrases: Sequence[str]) -> Tensor:
         height, width = picture.shape[-2:]
-        view = shrink(picture[None].float(), (size, size)).clamp(0, 1)
+        view = beside(network, shrink(picture[None].float(), (size, size)).clamp(0, 1))
         pixels = ((view - mean.to(view)) / deviation.to(view)).expand(len(phrases), -1, -1, -1)
         words = tokenizer(list(phrases), padding=True, return_tensors="pt").to(view.device)
         scores = network(pixel_values=pixels, **words).logits.reshape(len(phrases), 1, size, size)

@@ -37,7 +37,7 @@ from .patches import fuse_velocities, inject_values
 from .progress import Progress, latent_preview, ordinary_tensors, picture_preview
 from .record import record_storage
 from .sampling import TrajectoryNoise, flow_sampler
-from .turns import OutOfMemory, Turns
+from .turns import OutOfMemory, Turns, with_room
 from .vectors import text_vectors
 
 __all__ = [
@@ -84,5 +84,6 @@ __all__ = [
     "warn",
     "with_field",
     "with_guidance",
+    "with_room",
     "working_device",
 ]

@@ -235,6 +235,8 @@ def check_way_back(found: DifferentiableField) -> None:
             (slope,) = torch.autograd.grad(total, point)
             sound = bool(slope.isfinite().all()) and bool((slope != 0).any())
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
+        if memory.is_oom(error):
+            raise  # no verdict on the network
         raise _no_way_back(str(error).splitlines()[0]) from error
     if not sound:
         raise _no_way_back("its gradient is zero or not finite")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.model_management as memory
 import comfy.sampler_helpers
@@ -22,9 +22,55 @@ from .flux import Model
 from .networks import load_together, managed
 from .notices import warn
 
+Result = TypeVar("Result")
+
 
 class OutOfMemory(FluxGuardError):
     """The refinement does not fit, although all else was taken off the card."""
+
+
+_SMALLER = "Take fewer random views, fewer or smaller recognisers, the fast preset with a tiny VAE, or a smaller picture."
+
+
+def with_room(
+    networks: Sequence[nn.Module],
+    working_bytes: Callable[[], int],
+    work: Callable[[], Result],
+    smaller: str,
+) -> Result:
+    """Do a work with its networks on the card and room to work in.
+
+    Where memory runs out, everything else is taken off the card and it is done once more from the beginning.
+
+    Args:
+        working_bytes: what it works with beside the networks, at the moment of asking.
+        smaller: what to choose where it does not fit even so.
+
+    Raises:
+        OutOfMemory: both times memory ran out.
+    """
+    for clear in (lambda: None, lambda: _clear(networks)):
+        # Left before the next try, or the error would hold on to the tensors of the last one.
+        try:
+            clear()
+            load_together(networks, working_bytes())
+            return work()
+        except BaseException as error:
+            memory.raise_non_oom(error)
+    raise OutOfMemory(
+        "The protection ran out of memory twice, although everything else had been taken off the card.",
+        smaller,
+    )
+
+
+def _clear(networks: Sequence[nn.Module]) -> None:
+    """Take everything else off the card."""
+    gc.collect()
+    ours = [managed(network) for network in networks]
+    keep = [held for held in memory.current_loaded_models if held.model in ours]
+    for device in dict.fromkeys(handle.load_device for handle in ours):
+        memory.free_memory(1e30, device, keep)
+    memory.soft_empty_cache(True)
 
 
 @dataclass(eq=False)
@@ -78,7 +124,9 @@ class Turns:
             if self.failure is not None:
                 return _untouched(branches)
             try:
-                return self._with_room(lambda: refine(branches))
+                return with_room(
+                    self.networks, self.working_bytes, lambda: refine(branches), _SMALLER
+                )
             except OutOfMemory as error:
                 if self._bring_model is None:
                     raise
@@ -90,30 +138,6 @@ class Turns:
                     self._give_back()
 
         return refined
-
-    def _with_room(self, work: Callable[[], Refined]) -> Refined:
-        for clear in (lambda: None, self._clear):
-            # Left before the next try, or the error would hold on to the tensors of the last one.
-            try:
-                clear()
-                load_together(self.networks, self.working_bytes())
-                return work()
-            except BaseException as error:
-                memory.raise_non_oom(error)
-        raise OutOfMemory(
-            "The protection ran out of memory twice, although everything else had been taken off the card.",
-            "Take fewer random views, fewer or smaller recognisers, the fast preset with a tiny VAE, or a smaller "
-            "picture.",
-        )
-
-    def _clear(self) -> None:
-        """Take everything else off the card."""
-        gc.collect()
-        ours = [managed(network) for network in self.networks]
-        keep = [held for held in memory.current_loaded_models if held.model in ours]
-        for device in dict.fromkeys(handle.load_device for handle in ours):
-            memory.free_memory(1e30, device, keep)
-        memory.soft_empty_cache(True)
 
     def _give_back(self) -> None:
         """Let the host have what PyTorch still holds, and load MODEL's weights that had to make room."""

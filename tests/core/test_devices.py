@@ -25,7 +25,7 @@ from fluxguard_core.protect.photo import Autoencoder, protect_pixels
 from fluxguard_core.protect.presets import PHOTO_PRESETS
 from fluxguard_core.protect.views import AlignedViews, blurred, jpeg, noisy, shrunk
 from fluxguard_core.recognition import untargeted
-from fluxguard_core.resampling import bicubic, bilinear, shrink
+from fluxguard_core.resampling import bicubic, bilinear, means, shrink
 
 from .golden import relative_error
 from .tiny import landmarks, tiny_ensemble, tiny_taesd
@@ -84,6 +84,14 @@ def test_antialiased_resizing_and_its_gradient(
     plain = F.interpolate(image, size, mode="bilinear", antialias=True)
     ours, theirs = both(lambda: value_and_slopes(shrink(image, size), image), monkeypatch)
     assert torch.equal(plain, ours[0])
+    assert all(relative_error(a, b) < 1e-5 for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("size", [(5, 7), (9, 13), (3, 4), (1, 1)])
+def test_means_over_windows_and_their_gradient(size: tuple[int, int]) -> None:
+    image = torch.rand(2, 3, 9, 13, requires_grad=True)
+    ours = value_and_slopes(means(image, size), image)
+    theirs = value_and_slopes(F.adaptive_avg_pool2d(image, size), image)
     assert all(relative_error(a, b) < 1e-5 for a, b in zip(ours, theirs, strict=True))
 
 

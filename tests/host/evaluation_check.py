@@ -140,26 +140,42 @@ def inversion(model):
     )
 
 
+def error_of_retracing(model) -> float:
+    """How far an edit that changes nothing lands from its source."""
+    made = inversion(model)
+    patched = bridge.inject_values(model, ValueInjection(made, KEPT))
+    keep = VelocityFusion(made, torch.zeros(1, 1, 16, 16))
+    back = bridge.with_field(
+        bridge.fuse_velocities(patched, keep),
+        prompt("target", 5.5),
+        lambda field: generate(field, made),
+        shape=made.source.shape,
+        sigmas=made.sigmas,
+        solver="midpoint",
+        follows=made,
+    )
+    return float((back - made.source).norm() / made.source.norm())
+
+
 def retraced() -> None:
     """Values are replaced before any attention runs, so each of them retraces its own inversion."""
     found["retraced"] = {}
     used = comfy.ldm.flux.math.optimized_attention
     for kind in ("attention_pytorch", "attention_split", "attention_sub_quad", "attention_basic"):
         comfy.ldm.flux.math.optimized_attention = getattr(attention, kind)
-        made = inversion(model)
-        patched = bridge.inject_values(model, ValueInjection(made, KEPT))
-        keep = VelocityFusion(made, torch.zeros(1, 1, 16, 16))
-        back = bridge.with_field(
-            bridge.fuse_velocities(patched, keep),
-            prompt("target", 5.5),
-            lambda field, made=made: generate(field, made),
-            shape=made.source.shape,
-            sigmas=made.sigmas,
-            solver="midpoint",
-            follows=made,
-        )
-        found["retraced"][kind] = float((back - made.source).norm() / made.source.norm())
+        found["retraced"][kind] = error_of_retracing(model)
     comfy.ldm.flux.math.optimized_attention = used
+
+
+def in_bfloat16() -> None:
+    """The same with a network in bfloat16, whose latents and record stay float32."""
+    options = {"dtype": torch.bfloat16}
+    coarse = comfy.sd.load_diffusion_model(
+        str(golden / "open_flux.safetensors"), model_options=options
+    )
+    coarse.model.manual_cast_dtype = torch.bfloat16  # on a CPU the host would compute in float32
+    assert coarse.model.get_dtype_inference() == torch.bfloat16
+    found["bfloat16"] = error_of_retracing(coarse)
 
 
 with torch.inference_mode():
@@ -167,4 +183,5 @@ with torch.inference_mode():
     inverted()
     counted()
     retraced()
+    in_bfloat16()
 print(json.dumps(found))

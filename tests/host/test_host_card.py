@@ -30,6 +30,7 @@ def test_sigma_is_read_once_and_patches_are_there_only_when_due(
     assert seen["inversion"]["patched"] == [0] * 8 + [1] * 4 and seen["inversion"]["kept"] > 0
     # whatever attention computes, an edit that changes nothing ends at the source
     assert len(seen["retraced"]) == 4 and max(seen["retraced"].values()) < 1e-5
+    assert seen["bfloat16"] < 1e-4
 
 
 def test_the_record_is_locked_within_the_hosts_budget(any_installation: Installation) -> None:
@@ -60,6 +61,11 @@ def test_model_and_refinement_have_the_card_by_turns(any_installation: Installat
     assert failed and "fewer random views" in words and "smaller picture" in words
     assert seen["edit kept"] and seen["untouched"] == 0
     assert seen["alone"] and seen["other errors"]
+    for name, loads in (("fast", 1), ("balanced", 2), ("strong", 1)):  # balanced loads MODEL too
+        whole, once, twice = seen["shields"][name]
+        assert whole == ["made", ["load"] * loads]
+        assert once == ["made", ["load"] * loads + ["clear"] + ["load"] * loads]
+        assert twice[1] == once[1] and "twice" in twice[0] and "asks less of FLUX" in twice[0]
     assert all(seen["needs"].values()), seen["needs"]
     measured, counted = seen["activations"]
     assert abs(measured - counted) < 0.02 * measured

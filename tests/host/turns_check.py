@@ -26,6 +26,7 @@ from portraits.fluxguard_core.protect.refiner import Branches, Refined
 from portraits.fluxguard_core.protect.run import edit_and_protect
 from portraits.nodes import host as bridge
 from portraits.nodes import preparation
+from portraits.nodes.shield_models import Asked
 from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -112,6 +113,45 @@ def by_turns() -> None:
         alone.refining(lambda _: [][0])(Branches(still, still, still, still, 0.0, 0))
     except IndexError:
         found["other errors"] = True
+
+
+def shields() -> None:
+    """A shield that finds no memory is begun again once, then the node says what to choose."""
+
+    def shielded(failures: int, **needs: bool) -> list[object]:
+        left = [failures]
+
+        def fail(*_: object) -> None:
+            if left[0]:
+                left[0] -= 1
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        def work(surrogate) -> str:
+            if not needs["needs_way_back"]:
+                fail()
+            return "made"
+
+        log.clear()
+        network = bridge.differentiable_field(model, prompt("source", 1.0)).network
+        hook = network.register_forward_pre_hook(fail) if needs["needs_way_back"] else None
+        asked = Asked(vae, model, prompt("source", 1.0))
+        try:
+            told = asked.run(work, [(128, 128)], **needs)
+        except bridge.OutOfMemory as error:
+            told = str(error)
+        finally:
+            if hook is not None:
+                hook.remove()
+        return [told, [entry[0] for entry in log if entry[0] != "empty"]]
+
+    ways = {
+        "fast": {"needs_model": False, "needs_way_back": False},
+        "balanced": {"needs_model": True, "needs_way_back": False},
+        "strong": {"needs_model": True, "needs_way_back": True},
+    }
+    found["shields"] = {
+        name: [shielded(failures, **needs) for failures in range(3)] for name, needs in ways.items()
+    }
 
 
 def needs() -> None:
@@ -226,6 +266,7 @@ with torch.inference_mode():
         raw=True,
     )
     by_turns()
+    shields()
     needs()
     found["cards"] = devices("cuda:1", "cuda:0")
     found["two"] = devices("cpu:1", "cpu:0")

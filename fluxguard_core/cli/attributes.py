@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from .. import __version__
 from ..defences.attgan_files import load_attgan
 from ..defences.attribute_edit import AttributeEditor
 from ..defences.attributes import MODES, Mode, check_names, parse_values
-from ..errors import FluxGuardError, Interrupted
-from ..evaluate.report import without_folders
+from ..errors import FluxGuardError
 from ..faces.face import choose
 from ..mini.world_check import world_of
-from ..pictures.files import png_bytes, read_mask, read_picture, write_atomic
-from ..pictures.folder import photos_in
+from ..pictures.files import read_mask, read_picture
 from ..pipelines.attribute_edits import change_attributes_in_words
 from ..pipelines.attributes import (
     IDENTITIES,
@@ -36,10 +30,12 @@ from ..protect.presets import PHOTO_PRESETS, PRESETS
 from ..recognition.ensemble import Ensemble
 from ..worlds import World
 from . import attributes_train, sources
-from .command_line import TERMINAL
 from .finding import add_face, finder_for, parse_face
-from .names import Targets, check_place, folder_targets, shown, single_target
+from .names import shown
+from .plan import Item
 from .progress import progress_bars, stopping
+from .results import store
+from .shield_job import Job, each, job_of, tell_done
 from .world_gate import check_world
 
 _DRAWN = "the shipped AttGAN"
@@ -85,6 +81,9 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--source-prompt", help="with a FLUX of yours: what the photo shows")
     parser.add_argument("--mask", metavar="PNG", help="with words: white may change")
+    parser.add_argument(
+        "--recursive", action="store_true", help="take the photos of sub-folders, too"
+    )
     parser.add_argument("--again", action="store_true", help="redo what is done already")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--seed", type=int, default=0)
@@ -143,35 +142,17 @@ def run(args: argparse.Namespace) -> int:
         return 0
     wishes = _wishes(args)
     _check(args, loaded, wishes)
-    photos, targets = _planned(args)
-    failed = 0
+    job = _planned(args)
+    tell_done(args, job)
     with stopping() as stop:
-        for photo, target in zip(photos, targets, strict=True):
-            digest = _digest(args, photo)
-            if not args.again and _is_done(target, digest):
-                print(f"{shown(target.protected)}: done already (redo it with --again)")
-                continue
-            try:
-                _one(args, loaded, wishes, photo, target, digest, stop)
-            except Interrupted:
-                raise
-            except FluxGuardError as error:
-                if len(photos) == 1:
-                    raise
-                failed += 1
-                print(f"{shown(photo.name)}: {error.told(TERMINAL)}", file=sys.stderr)
-    return 1 if failed else 0
+        return each(job, lambda item: _one(args, loaded, wishes, item, stop), "changed")
 
 
 def _one(
-    args: argparse.Namespace,
-    loaded: Loaded,
-    wishes: AttributeWishes,
-    photo: Path,
-    target: Targets,
-    digest: str,
-    stop: Any,
-) -> None:
+    args: argparse.Namespace, loaded: Loaded, wishes: AttributeWishes, item: Item, stop: Any
+) -> bool:
+    """Change one photo; False, for a stop leaves nothing that could be kept."""
+    photo = item.photo
     picture = read_picture(photo)
     _same_world(picture.rgb, shown(photo.name), loaded)
     if loaded.words is not None:
@@ -197,11 +178,14 @@ def _one(
                 "Choose a face with ‹give face› and a detector that finds points, such as yunet.",
             )
         changed = change_attributes(loaded.models, picture.rgb, faces[0].landmarks, wishes)
-    data = png_bytes(replace(picture, rgb=changed.picture))
-    _write(target, data, digest, changed)
-    print(f"{shown(target.protected)}: {', '.join(_told(changed))}")
+    numbers = changed.report.to_dict()
+    if numbers["psnr"] == float("inf"):
+        numbers["psnr"] = None
+    store(item.targets, picture, item.made, changed.picture, numbers, stopped=False)
+    print(f"{shown(item.targets.protected)}: {', '.join(_told(changed))}")
     for line in changed.report.told():
         print(f"  {line}")
+    return False
 
 
 def _told(changed: Changed) -> list[str]:
@@ -209,82 +193,12 @@ def _told(changed: Changed) -> list[str]:
     return [f"{name} {words[value]}" for name, value in changed.wanted.targets.items()]
 
 
-def _write(target: Targets, data: bytes, digest: str, changed: Changed) -> None:
-    """The numbers last: they say that all is done."""
-    write_atomic(target.protected, data)
-    state = {
-        "state": "finished",
-        "made_from": digest,
-        "protected_sha256": hashlib.sha256(data).hexdigest(),
-    }
-    values = {"result": state, "version": __version__, **changed.report.to_dict()}
-    if values["psnr"] == float("inf"):
-        values["psnr"] = None
-    text = json.dumps(without_folders(values), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(target.json, text + "\n")
-
-
-def _planned(args: argparse.Namespace) -> tuple[tuple[Path, ...], tuple[Targets, ...]]:
+def _planned(args: argparse.Namespace) -> Job:
     """Photos and where their results go, checked before the first network runs."""
     if args.output is None:
         raise FluxGuardError("Expected ‹give output› with the place for the result.")
-    source, output = Path(args.photo), Path(args.output)
-    if not source.is_dir():
-        read_picture(source)
-        target = single_target(output, [source, *sources.named_files(args)])
-        _own(target)
-        check_place(output.parent, [target])
-        return (source,), (target,)
-    if output.resolve() == source.resolve() or (output.exists() and not output.is_dir()):
-        raise FluxGuardError(
-            "The results of a folder need a folder of their own.", "Choose another ‹give output›."
-        )
-    photos = photos_in(source)
-    for line in photos.told():
-        print(f"passed over: {TERMINAL(line)}")
-    targets = folder_targets(photos.taken, source, output, photos.taken)
-    for target in targets:
-        _own(target)
-    check_place(output, targets)
-    return photos.taken, targets
-
-
-def _own(target: Targets) -> None:
-    if target.protected.exists() and _state(target) is None:
-        raise FluxGuardError(
-            f"{shown(target.protected)} is there already and is no result of FluxGuard, so it is not replaced.",
-            "Move it away, or choose another ‹give output›.",
-        )
-
-
-def _state(target: Targets) -> dict[str, Any] | None:
-    try:
-        values = json.loads(target.json.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    state = values.get("result") if isinstance(values, dict) else None
-    return state if isinstance(state, dict) and "made_from" in state else None
-
-
-def _is_done(target: Targets, digest: str) -> bool:
-    state = _state(target) or {}
-    if state.get("made_from") != digest or not target.protected.is_file():
-        return False
-    found = hashlib.sha256(target.protected.read_bytes()).hexdigest()
-    return bool(found == state.get("protected_sha256"))
-
-
-_NO_SETTING = frozenset({"photo", "output", "again", "quiet", "run", "command", "list", "device"})
-
-
-def _digest(args: argparse.Namespace, photo: Path) -> str:
-    """All that decides about a result: options, networks by name and size, the photo's bytes."""
-    chosen = {k: v for k, v in vars(args).items() if k not in _NO_SETTING}
-    files = [Path(p) for p in (args.attgan, args.mask, args.points, *args.judge) if p]
-    parts = [__version__, repr(sorted(chosen.items(), key=lambda item: item[0]))]
-    parts += [f"{p.name} {p.stat().st_size}" for p in files if p.is_file()]
-    content = hashlib.sha256(photo.read_bytes()).hexdigest()
-    return hashlib.sha256("\0".join([*parts, content]).encode()).hexdigest()
+    networks = [Path(p) for p in (args.attgan, *args.judge, *args.reader) if p]
+    return job_of(args, None, [*sources.named_files(args), *networks])
 
 
 def _wishes(args: argparse.Namespace) -> AttributeWishes:

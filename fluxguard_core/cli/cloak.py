@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,16 +34,18 @@ from ..evaluate.quality import quality
 from ..faces.alignment import align
 from ..faces.face import FaceFinder, choose
 from ..mini.world_check import world_of
-from ..pictures.files import png_bytes, read_mask, read_picture, write_atomic
+from ..pictures.files import read_mask, read_picture
 from ..pictures.folder import photos_in
 from ..protect.photo import protect_pixels
 from ..protect.presets import photo_preset_named
 from ..recognition.ensemble import Ensemble
 from ..worlds import World
 from .finding import add_detector, add_face, finder_for, parse_face
-from .names import shown, single_target
+from .names import check_writable, shown, single_target
+from .plan import Item, item_of
 from .progress import stopping
-from .sources import add_recognisers, recognisers
+from .results import settings_digest, store
+from .sources import add_recognisers, named_files, recognisers
 from .world_gate import check_world
 
 SIDE = 256
@@ -177,7 +180,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_apply(args: argparse.Namespace) -> int:
     """Handler of `fluxguard cloak apply`."""
-    target = single_target(args.output, [args.photo, args.cloak]).protected
+    item = _place_of(args)
     cloak = load_cloak(args.cloak)
     picture = read_picture(args.photo)
     ensemble = _ensemble(args, cloak.world)
@@ -199,20 +202,38 @@ def run_apply(args: argparse.Namespace) -> int:
     if args.refine > 0:
         cloaked = _refined(picture.rgb, cloaked, ensemble, points, mask, args.refine)
     spent = time.perf_counter() - begun
-    write_atomic(target, png_bytes(replace(picture, rgb=cloaked)))
     made = quality(cloaked, picture.rgb)
     largest = float((cloaked - picture.rgb).abs().max()) * 255
+    told = _recognised(ensemble, picture.rgb, cloaked, points)
+    numbers = {
+        "cloak": args.cloak.name,
+        "refined": args.refine,
+        "psnr": made.psnr if math.isfinite(made.psnr) else None,
+        "largest_of_255": largest,
+        "told": told,
+    }
+    store(item.targets, picture, item.made, cloaked, numbers, stopped=False)
     print(
-        f"{shown(target)}: {made.psnr:.1f} dB, at most {largest:.0f} of 255 levels, {1000 * spent:.0f} ms. "
+        f"{shown(item.targets.protected)}: {made.psnr:.1f} dB, at most {largest:.0f} of 255 levels, {1000 * spent:.0f} ms. "
         f"Trained against {', '.join(cloak.against) or 'nothing that is named'}; what it does to others was not measured."
     )
     if args.refine > 0:
         print(
             f"Refined in {args.refine} steps, within the protection's own budget instead of the cloak's limit."
         )
-    for line in _recognised(ensemble, picture.rgb, cloaked, points):
+    for line in told:
         print(f"  {line}")
     return 0
+
+
+def _place_of(args: argparse.Namespace) -> Item:
+    """Where the result goes; FluxGuardError where it would replace a file or could not be written."""
+    beside = (args.cloak, args.mask, args.points)
+    files = [*(path for path in beside if path is not None), *named_files(args)]
+    targets = single_target(args.output, [args.photo, *files])
+    check_writable(targets.every)
+    digest = settings_digest(args, None, files)
+    return item_of(args.photo, targets, digest, again=True, html=False)
 
 
 def _refined(

@@ -15,7 +15,7 @@ from ..evaluate.html import write_html
 from ..pictures.files import read_picture, write_png
 from ..pipelines.photo import Measuring, Protected, Wishes, protect_photo
 from ..protect.presets import PRESETS, preset_named
-from .names import shown
+from .names import check_not_read, check_writable, shown
 from .plan import parse_identity
 from .progress import progress_bars, stopping
 
@@ -27,6 +27,7 @@ PROMPT = "a person wearing red lipstick and blue eyeshadow"
 SEED = 1
 # Far from every seed that the training and the settings were drawn from.
 _UNSEEN = 9_000_000
+_FILES = ("source.png", "protected.png", "edited.png", "report.json", "report.html")
 
 
 def register(subparsers: Any) -> None:
@@ -54,6 +55,10 @@ def run(args: argparse.Namespace) -> int:
     from ..mini.models import miniature, use_one_thread
 
     started = time.perf_counter()
+    folder = Path(args.output)
+    files = [folder / name for name in _FILES]
+    check_not_read(files, [Path(args.photo)] if args.photo else [])
+    check_writable(files)
     seed: int = args.seed
     use_one_thread()
     models = miniature()
@@ -65,7 +70,6 @@ def run(args: argparse.Namespace) -> int:
         preset=preset_named(args.preset),
         seed=seed,
     )
-    folder = Path(args.output)
     loaded = time.perf_counter() - started
 
     def keep(made: Protected) -> None:

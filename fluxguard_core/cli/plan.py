@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image
 from torch import Tensor
 
 from ..backends.geometry import FLUX
 from ..errors import FluxGuardError
 from ..faces.face import FaceChoice
-from ..pictures.files import read_picture
+from ..pictures.files import check_mask_size, read_mask, read_picture
 from ..pictures.folder import Photos, photos_in
+from ..pictures.opening import look_at
 from ..protect.presets import PhotoPreset, Preset, photo_preset_named, preset_named
 from ..recognition.identity import Identity, photo, synthetic, untargeted
 from .command_line import TERMINAL
@@ -24,7 +26,7 @@ from .cost import tell_cost, tell_photo_cost
 from .finding import parse_face
 from .names import Targets, check_place, folder_targets, shown, single_target
 from .results import Made, is_foreign, is_made, settings_digest
-from .sources import is_miniature, is_unedited, named_files
+from .sources import check_weights, is_miniature, is_unedited, named_files
 
 _SPARE = 2**20  # bytes for reports
 
@@ -36,6 +38,7 @@ class Item:
     Args:
         size: height and width where the file's header tells.
         done: the results are there already.
+        trouble: what keeps it from being worked on, as far as its header tells; none where it is empty.
     """
 
     photo: Path
@@ -43,6 +46,7 @@ class Item:
     made: Made
     size: tuple[int, int] | None
     done: bool
+    trouble: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +55,7 @@ class Plan:
 
     Args:
         passed_over: a line for each entry of the folder that is not worked on.
-        left_alone: how many of these are files that may show people.
+        left_alone: how many of these were asked for and may show people.
         second: another photo of the person [1, 3, H, W].
     """
 
@@ -65,8 +69,8 @@ class Plan:
 
     @property
     def to_do(self) -> tuple[Item, ...]:
-        """What is not done yet."""
-        return tuple(item for item in self.items if not item.done)
+        """What is not done yet and can be worked on."""
+        return tuple(item for item in self.items if not item.done and not item.trouble)
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -81,22 +85,22 @@ def make_plan(args: argparse.Namespace) -> Plan:
     for file in files:
         if not file.exists():
             raise FluxGuardError(f"There is no file {shown(file)}.", "Check its name and folder.")
+    check_weights(args)
     photos, targets, passed = inputs_of(args, files)
     place = check_place(
         targets[0].protected.parent if len(photos) == 1 else Path(args.output), targets
     )
-    if args.mask is not None:
-        read_picture(args.mask)
     digest = settings_digest(args, preset, files)
     items = tuple(
         item_of(path, target, digest, again=args.again, html=args.html)
         for path, target in zip(photos, targets, strict=True)
     )
+    items = with_mask(args, items)
     check_disk(place, items)
     return Plan(
         items=items,
         passed_over=tuple(TERMINAL(line) for line in passed.told()) if passed else (),
-        left_alone=sum(e.shows and e.path.is_file() for e in passed.passed_over) if passed else 0,
+        left_alone=passed.missed if passed else 0,
         preset=preset,
         face=face,
         identity=parse_identity(args.identity),
@@ -106,15 +110,35 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 def tell_plan(args: argparse.Namespace, plan: Plan) -> None:
     """Print what is taken and passed over, where the results go, and what it costs."""
-    for item in plan.items:
-        told = "done already" if item.done else f"-> {shown(item.targets.protected)}"
-        print(f"{shown(item.photo)}  {told}")
+    tell_items(plan.items)
     tell_passed_over(plan)
     first = next((item.size for item in plan.to_do if item.size is not None), None)
     if isinstance(plan.preset, Preset):
         tell_cost(args, plan.preset, first, len(plan.to_do))
     else:
         tell_photo_cost(args, plan.preset, len(plan.to_do))
+
+
+def tell_items(items: Iterable[Item]) -> None:
+    """Print a line for each photo: where its result goes, that it is done, or what is in the way."""
+    for item in items:
+        told = "done already" if item.done else f"-> {shown(item.targets.protected)}"
+        print(f"{shown(item.photo)}  {item.trouble or told}")
+
+
+def called(args: argparse.Namespace, item: Item) -> str:
+    """A photo as the user knows it: its name, within the folder that was given."""
+    given = Path(args.photo)
+    inside = item.photo.is_relative_to(given) and item.photo != given
+    return shown(item.photo.relative_to(given) if inside else item.photo.name)
+
+
+def tell_troubles(args: argparse.Namespace, items: Iterable[Item]) -> int:
+    """Say what cannot be worked on and why; how many."""
+    troubled = [item for item in items if item.trouble]
+    for item in troubled:
+        print(f"{called(args, item)}: {item.trouble}", file=sys.stderr)
+    return len(troubled)
 
 
 class PassesOver(Protocol):
@@ -127,7 +151,7 @@ class PassesOver(Protocol):
 def tell_passed_over(plan: PassesOver) -> None:
     """Print a line for each entry that is not worked on."""
     for line in plan.passed_over:
-        print(f"passed over: {line}")
+        print(f"passed over: {shown(line)}")
 
 
 def chosen_preset(args: argparse.Namespace) -> Preset:
@@ -216,7 +240,7 @@ def inputs_of(
             f"{shown(output)} is a file, and the results of a folder need a folder.",
             "Choose another ‹give output›.",
         )
-    here, there = source.resolve(), output.resolve()
+    here, there = (Path(os.path.realpath(place)) for place in (source, output))
     if there == here or (args.recursive and here in there.parents):
         raise FluxGuardError(
             "The results would lie among the photos, and another run would take them for photos.",
@@ -236,15 +260,37 @@ def item_of(path: Path, targets: Targets, digest: str, *, again: bool, html: boo
             f"{shown(foreign)} is there already and is no result of FluxGuard, so it is not replaced.",
             "Move it away, or choose another ‹give output›.",
         )
-    return Item(path, targets, made, _size(path), not again and is_made(targets, made, html=html))
-
-
-def _size(path: Path) -> tuple[int, int] | None:
+    size, trouble = None, ""
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception:  # told when it is this picture's turn
-        return None
+        size = look_at(path)
+    except FluxGuardError as error:
+        trouble = error.told(TERMINAL)
+    done = not again and not trouble and is_made(targets, made, html=html)
+    return Item(path, targets, made, size, done, trouble)
+
+
+def with_mask(args: argparse.Namespace, items: tuple[Item, ...]) -> tuple[Item, ...]:
+    """The photos, those in trouble that are not of the mask's size.
+
+    Raises:
+        FluxGuardError: the mask is no picture or empty, or it fits none of the photos.
+    """
+    given = getattr(args, "mask", None)  # not every command has one
+    if given is None:
+        return items
+    mask = read_picture(given).size
+    read_mask(given, mask)
+    found, errors = [], []
+    for item in items:
+        try:
+            check_mask_size(given, mask, item.size or mask)
+            found.append(item)
+        except FluxGuardError as error:
+            errors.append(error)
+            found.append(replace(item, trouble=item.trouble or error.told(TERMINAL), done=False))
+    if errors and len(errors) == len(items):
+        raise errors[0]
+    return tuple(found)
 
 
 def check_disk(place: Path, items: Iterable[Item]) -> None:

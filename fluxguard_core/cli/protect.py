@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +24,7 @@ from . import protect_ray, protect_unedited, sources
 from .command_line import TERMINAL
 from .finding import add_face
 from .names import shown
-from .plan import Item, Plan, make_plan, tell_passed_over, tell_plan
+from .plan import Item, Plan, called, make_plan, tell_passed_over, tell_plan, tell_troubles
 from .progress import progress_bars, stopping
 from .results import finish, keep_edit, sweep
 from .world_gate import WAYS
@@ -38,7 +37,8 @@ def register(subparsers: Any) -> None:
         help="edit a portrait with words and protect the person in it",
         epilog="Identities. "
         + " ".join(f"{kind}: {text}" for kind, text in EXPLANATIONS.items())
-        + " Exit code: 0 where every photo was protected, 1 where some were not, 2 where nothing could start.",
+        + " Exit code: 0 where every photo has its result (how far that protects, its report says), 1 where some have none, "
+        "2 where nothing could start.",
     )
     parser.add_argument("photo", metavar="PHOTO", help="a picture, or a folder of them")
     parser.add_argument(
@@ -130,19 +130,22 @@ def run(args: argparse.Namespace) -> int:
     for item in plan.items:
         if item.done:
             print(f"{shown(item.targets.protected)}: done already (redo it with --again)")
+    failed = tell_troubles(args, plan.items)
     if not plan.to_do:
-        return 1 if plan.left_alone else 0
+        return 1 if failed or plan.left_alone else 0
     if args.ray is not None:
-        failed = protect_ray.protect_with_ray(args, plan)
+        failed += protect_ray.protect_with_ray(args, plan)
         print(_summary(plan, failed), file=sys.stderr if failed else sys.stdout)
         return 1 if failed or plan.left_alone else 0
     work = worker_of(args, plan)
-    failed = 0
+    matched = 0
     with stopping() as stop:
         for item in plan.to_do:
             try:
-                if work(item, called(args, item), stop).interrupted:
+                done = work(item, called(args, item), stop)
+                if done.interrupted:
                     return 130
+                matched += done.report is not None and done.report.verdict.level == "none"
             except Interrupted:
                 raise
             except Exception as error:  # whatever it is, the other pictures have their turn
@@ -151,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
                 failed += 1
                 print(f"{called(args, item)}: {told_of(error)}", file=sys.stderr)
     if len(plan.items) > 1 or failed:
-        print(_summary(plan, failed), file=sys.stderr if failed else sys.stdout)
+        print(_summary(plan, failed, matched), file=sys.stderr if failed else sys.stdout)
     return 1 if failed or plan.left_alone else 0
 
 
@@ -230,13 +233,6 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return {"seed": args.seed, **({"likeness": args.likeness} if args.likeness else {})}
 
 
-def called(args: argparse.Namespace, item: Item) -> str:
-    """A photo as the user knows it: its name, within the folder that was given."""
-    given = Path(args.photo)
-    inside = item.photo.is_relative_to(given) and item.photo != given
-    return shown(item.photo.relative_to(given) if inside else item.photo.name)
-
-
 def told_of(error: Exception) -> str:
     if isinstance(error, FluxGuardError):
         return error.told(TERMINAL)
@@ -245,10 +241,15 @@ def told_of(error: Exception) -> str:
     return f"it could not be protected ({type(error).__name__}: {error})."
 
 
-def _summary(plan: Plan, failed: int) -> str:
-    done = len(plan.items) - len(plan.to_do)
-    made = len(plan.to_do) - failed
-    parts = [f"{made} protected"]
+def _summary(plan: Plan, failed: int, matched: int = 0) -> str:
+    """How it went, in a line.
+
+    Args:
+        matched: pictures that were worked on and that every recogniser still matches.
+    """
+    done = sum(item.done for item in plan.items)
+    parts = [f"{len(plan.items) - done - failed - matched} protected"]
+    parts += [f"{matched} worked on, but every recogniser still matches"] if matched else []
     parts += [f"{done} done already"] if done else []
     parts += [f"{len(plan.passed_over)} passed over"] if plan.passed_over else []
     parts += [f"{failed} of {len(plan.items)} pictures could not be protected"] if failed else []

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import FluxGuardError
 from .names import shown
-from .plan import Item, Plan
+from .plan import Item, Plan, called
 from .results import is_made
 
 HERE = "local"
@@ -99,7 +99,7 @@ class Worker:
         return {name: [row[name] for row in rows] for name in ("fine", "seconds", "told")}
 
     def _one(self, item: Item) -> dict[str, Any]:
-        from .protect import called, told_of
+        from .protect import told_of
 
         started = time.perf_counter()
         name = shown(item.targets.protected)

@@ -113,6 +113,8 @@ def run_mask(args: argparse.Namespace) -> int:
     from ..regions.overlay import overlay
 
     output = Path(args.output)
+    place = output.with_name(f"{output.stem}-overlay.png")
+    _check_outputs(args, output, place)
     picture = read_picture(args.photo)
     found = mask_source(args.parser, picture.rgb, keep_identity=args.keep_identity)(
         picture.rgb[0], args.prompt, args.source_prompt
@@ -124,10 +126,28 @@ def run_mask(args: argparse.Namespace) -> int:
     write_png(output, found.mask)
     print(f"{output}: {found.told()}")
     if args.overlay:
-        place = output.with_name(f"{output.stem}-overlay.png")
         write_png(place, overlay(picture.rgb, found))
         print(place)
     return 0
+
+
+def _check_outputs(args: argparse.Namespace, output: Path, overlay: Path) -> None:
+    """FluxGuardError where the mask would replace something else than an earlier mask, or cannot be written."""
+    from ..pictures.files import read_picture
+    from .names import check_not_read, check_writable, shown
+
+    if output.suffix.lower() != ".png":
+        raise FluxGuardError(f"Expected a mask ending in .png, got '{shown(output.name)}'.")
+    files = [output, *([overlay] if args.overlay else [])]
+    check_not_read(files, [Path(path) for path in (args.photo, args.mask) if path])
+    check_writable(files)
+    there = next((path for path in files if path.exists()), None)
+    # Masks are grey and photos hardly ever, and an overlay lies beside its mask.
+    if there is not None and not (there == output and read_picture(there).grey):
+        raise FluxGuardError(
+            f"{shown(there)} is there already and is no mask, so it is not replaced.",
+            "Move it away, or choose another ‹give output›.",
+        )
 
 
 def mask_source(text: str, rgb: Tensor, *, keep_identity: bool = False) -> MaskSource:

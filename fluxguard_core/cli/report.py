@@ -23,7 +23,7 @@ from ..pictures.face_crop import Box, union
 from ..pictures.files import read_picture
 from ..recognition.encoder import FaceEncoder
 from .finding import add_detector, add_face, finder_for, parse_face
-from .names import shown
+from .names import check_writable, shown
 from .sources import add_recognisers, recognisers
 from .world_gate import check_world
 
@@ -61,6 +61,7 @@ def register(subparsers: Any) -> None:
 def run_report(args: argparse.Namespace) -> int:
     """Handler of `fluxguard report`."""
     begun = time.perf_counter()
+    _check_outputs(args)
     original = read_picture(args.original).rgb
     protected = _same_size(args.protected, read_picture(args.protected).rgb, original)
     edited = original
@@ -105,6 +106,14 @@ def run_report(args: argparse.Namespace) -> int:
         print(f"Likeness: {look.told()}")
     print(f"Report: {shown(args.output)}")
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """FluxGuardError where the page or the numbers would replace a picture, or cannot be written."""
+    for path, ends in ((args.output, (".html", ".htm")), (args.json, (".json",))):
+        if path is not None and path.suffix.lower() not in ends:
+            raise FluxGuardError(f"Expected a name ending in {ends[0]}, got '{shown(path.name)}'.")
+    check_writable([path for path in (args.output, args.json) if path is not None])
 
 
 @dataclass(frozen=True, eq=False)

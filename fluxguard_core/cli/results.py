@@ -176,6 +176,7 @@ def store(
     stopped: bool,
 ) -> None:
     """Write one picture and its numbers; the numbers go first, and again when all is done."""
+    sweep(targets)
     data = png_bytes(replace(picture, rgb=protected))
     state = {
         "state": "stopped",

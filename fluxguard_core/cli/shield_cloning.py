@@ -19,6 +19,7 @@ from ..faces.face import Face, choose
 from ..recognition.ensemble import Ensemble
 from . import shield_cost, sources
 from .finding import parse_face
+from .names import shown
 from .plan import Item
 from .progress import stopping
 from .shield_job import (
@@ -55,18 +56,18 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         tell_job(job, shield_cost.told_cloning(args, shield, job))
         return 0
-    tell_done(job)
+    tell_done(args, job)
     if not job.to_do:
-        return 1 if job.left_alone else 0
+        return job.exit_code
     ensemble, drawn = _ensemble(args), not args.recogniser
     with stopping() as stop:
 
         def work(item: Item) -> bool:
             picture, _ = read_photo(item.photo, args)
-            check_world(picture.rgb, item.photo.name, ensemble.members)
+            check_world(picture.rgb, shown(item.photo.name), ensemble.members)
             found = choose(faces_in(picture.rgb, item.photo, args, drawn=drawn), which)
             faces = _points(found)
-            with bar(shield.steps, item.photo.name, stop, quiet=args.quiet) as told:
+            with bar(shield.steps, shown(item.photo.name), stop, quiet=args.quiet) as told:
                 done = shield_cloning(
                     picture.rgb, faces, ensemble, shield, seed=args.seed, on_step=told
                 )

@@ -9,6 +9,7 @@ from ..defences.budget import with_budget
 from ..defences.edits import EDIT_SHIELDS, EditShield, shield_edits
 from ..errors import FluxGuardError
 from . import shield_cost
+from .names import shown
 from .plan import Item
 from .progress import stopping
 from .shield_job import (
@@ -54,19 +55,19 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         tell_job(job, shield_cost.told_edits(args, shield, job))
         return 0
-    tell_done(job)
+    tell_done(args, job)
     if not job.to_do:
-        return 1 if job.left_alone else 0
+        return job.exit_code
     model = load_surrogate(args, args.prompt)
     drawn = is_drawn(args)
     with stopping() as stop:
 
         def work(item: Item) -> bool:
             picture, mask = read_photo(item.photo, args)
-            check_photo(args, picture.rgb, item.photo.name)
+            check_photo(args, picture.rgb, shown(item.photo.name))
             asked = seeing_grey(model) if picture.grey else model
             total = len(shield.tiles(picture.size)) * shield.steps
-            with bar(total, item.photo.name, stop, quiet=args.quiet) as told:
+            with bar(total, shown(item.photo.name), stop, quiet=args.quiet) as told:
                 done = shield_edits(
                     picture.rgb, asked, shield, mask=mask, seed=args.seed, on_step=told
                 )

@@ -25,7 +25,16 @@ from ..weights.where import find
 from .command_line import TERMINAL
 from .finding import finder_for
 from .names import check_place, shown
-from .plan import Item, check_disk, inputs_of, item_of, tell_passed_over
+from .plan import (
+    Item,
+    check_disk,
+    inputs_of,
+    item_of,
+    tell_items,
+    tell_passed_over,
+    tell_troubles,
+    with_mask,
+)
 from .results import settings_digest, store
 from .sources import named_files
 
@@ -40,8 +49,18 @@ class Job:
 
     @property
     def to_do(self) -> tuple[Item, ...]:
-        """What is not done yet."""
-        return tuple(item for item in self.items if not item.done)
+        """What is not done yet and can be worked on."""
+        return tuple(item for item in self.items if not item.done and not item.trouble)
+
+    @property
+    def troubled(self) -> tuple[Item, ...]:
+        """What cannot be worked on."""
+        return tuple(item for item in self.items if item.trouble)
+
+    @property
+    def exit_code(self) -> int:
+        """0 where every photo is done or can be."""
+        return 1 if self.left_alone or self.troubled else 0
 
 
 def plan_job(args: argparse.Namespace, settings: Any, *, together: bool = False) -> Job:
@@ -53,7 +72,13 @@ def plan_job(args: argparse.Namespace, settings: Any, *, together: bool = False)
     """
     if args.budget is not None and not 1 <= args.budget <= 32:
         raise FluxGuardError(f"Expected ‹give budget› from 1 to 32 of 255, got {args.budget}.")
-    files = named_files(args)
+    return job_of(args, settings, named_files(args), together=together)
+
+
+def job_of(
+    args: argparse.Namespace, settings: Any, files: Sequence[Path], *, together: bool = False
+) -> Job:
+    """The same for any command that makes one picture of each; ``files`` are read beside the photos."""
     for file in files:
         if not file.exists():
             raise FluxGuardError(f"There is no file {shown(file)}.", "Check its name and folder.")
@@ -65,32 +90,35 @@ def plan_job(args: argparse.Namespace, settings: Any, *, together: bool = False)
         item_of(path, target, digest, again=args.again, html=False)
         for path, target in zip(photos, targets, strict=True)
     )
+    items = with_mask(args, items)
     check_disk(place, items)
     lines = tuple(TERMINAL(line) for line in passed.told()) if passed else ()
-    alone = sum(e.shows and e.path.is_file() for e in passed.passed_over) if passed else 0
-    return Job(items, lines, alone)
+    return Job(items, lines, passed.missed if passed else 0)
 
 
 def tell_job(job: Job, lines: Sequence[str]) -> None:
     """Print what is taken and passed over, where the results go, and what it costs."""
-    for item in job.items:
-        told = "done already" if item.done else f"-> {shown(item.targets.protected)}"
-        print(f"{shown(item.photo)}  {told}")
+    tell_items(job.items)
     tell_passed_over(job)
     for line in lines:
         print(line)
 
 
-def tell_done(job: Job) -> None:
-    """Print what needs no work."""
+def tell_done(args: argparse.Namespace, job: Job) -> None:
+    """Print what needs no work, and what cannot be worked on."""
     tell_passed_over(job)
+    tell_troubles(args, job.items)
     for item in job.items:
         if item.done:
             print(f"{shown(item.targets.protected)}: done already (redo it with --again)")
 
 
-def each(job: Job, work: Callable[[Item], bool]) -> int:
-    """Work on every photo that is not done; an exit code. ``work`` says whether the user stopped it."""
+def each(job: Job, work: Callable[[Item], bool], done: str = "shielded") -> int:
+    """Work on every photo that is not done; an exit code. ``work`` says whether the user stopped it.
+
+    Args:
+        done: what became of a photo, for the summary.
+    """
     failed = 0
     for item in job.to_do:
         try:
@@ -102,29 +130,30 @@ def each(job: Job, work: Callable[[Item], bool]) -> int:
             if len(job.items) == 1 and isinstance(error, FluxGuardError):
                 raise
             failed += 1
-            print(f"{shown(item.photo.name)}: {told_error(error)}", file=sys.stderr)
-    return ended(job, failed)
+            print(f"{shown(item.photo.name)}: {told_error(error, done)}", file=sys.stderr)
+    return ended(job, failed, done)
 
 
-def ended(job: Job, failed: int = 0) -> int:
+def ended(job: Job, failed: int = 0, done: str = "shielded") -> int:
     """Say how it went; 1 where some photos stay as they were."""
-    done = len(job.items) - len(job.to_do)
-    parts = [f"{len(job.to_do) - failed} shielded"]
-    parts += [f"{done} done already"] if done else []
+    before = sum(item.done for item in job.items)
+    parts = [f"{len(job.to_do) - failed} {done}"]
+    failed += len(job.troubled)
+    parts += [f"{before} done already"] if before else []
     parts += [f"{len(job.passed_over)} passed over"] if job.passed_over else []
-    parts += [f"{failed} of {len(job.items)} could not be shielded"] if failed else []
+    parts += [f"{failed} of {len(job.items)} could not be {done}"] if failed else []
     if len(job.items) > 1 or failed:
         print(", ".join(parts) + ".", file=sys.stderr if failed else sys.stdout)
-    return 1 if failed or job.left_alone else 0
+    return 1 if failed else job.exit_code
 
 
-def told_error(error: Exception) -> str:
+def told_error(error: Exception, done: str = "shielded") -> str:
     """An error of one photo in words."""
     if isinstance(error, FluxGuardError):
         return error.told(TERMINAL)
     if isinstance(error, MemoryError) or "alloc" in str(error):
         return "there is not enough memory. Take the preset fast or light, or a smaller photo."
-    return f"it could not be shielded ({type(error).__name__}: {error})."
+    return f"it could not be {done} ({type(error).__name__}: {error})."
 
 
 def read_photo(path: Path, args: argparse.Namespace) -> tuple[Picture, Tensor | None]:

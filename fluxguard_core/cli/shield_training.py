@@ -9,8 +9,11 @@ from ..defences.budget import with_budget
 from ..defences.training import TRAINING_SHIELDS, TrainingShield, shield_training
 from ..errors import FluxGuardError
 from . import shield_cost
+from .names import shown
+from .plan import tell_troubles
 from .progress import stopping
 from .shield_job import (
+    Job,
     bar,
     ended,
     faces_in,
@@ -19,6 +22,7 @@ from .shield_job import (
     read_photo,
     tell_done,
     tell_job,
+    told_error,
     write_result,
 )
 from .shield_models import as_grey, check_photo, is_drawn, load_surrogate
@@ -49,12 +53,13 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         tell_job(job, shield_cost.told_training(args, shield, job))
         return 0
-    tell_done(job)
+    tell_done(args, job)
     if not job.to_do:
-        return 1 if job.left_alone else 0
-    photos = [read_photo(item.photo, args) for item in job.items]
-    for item, (picture, _) in zip(job.items, photos, strict=True):
-        check_photo(args, picture.rgb, item.photo.name)
+        return job.exit_code
+    job = _readable(args, job)
+    photos = [read_photo(item.photo, args) for item in job.to_do]
+    for item, (picture, _) in zip(job.to_do, photos, strict=True):
+        check_photo(args, picture.rgb, shown(item.photo.name))
     model = load_surrogate(args, prompt)
     total = shield.steps * len(photos)
     with stopping() as stop, bar(total, "training", stop, quiet=args.quiet) as told:
@@ -66,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             on_step=told,
         )
-    for item, (picture, _), done in zip(job.items, photos, results, strict=True):
+    for item, (picture, _), done in zip(job.to_do, photos, results, strict=True):
         kept = as_grey(done.picture) if picture.grey else done.picture
         done = replace(done, picture=kept.cpu())
         found = faces_in(picture.rgb, item.photo, args, drawn=drawn)
@@ -80,3 +85,25 @@ def run(args: argparse.Namespace) -> int:
         }
         write_result(item, picture, done, measured(picture.rgb, done.picture, found), numbers)
     return 130 if any(done.interrupted for done in results) else ended(job)
+
+
+def _readable(args: argparse.Namespace, job: Job) -> Job:
+    """The job, photos that turn out damaged only when they are decoded being told and left out.
+
+    Raises:
+        FluxGuardError: no photo can be read.
+    """
+    items, errors = [], []
+    for item in job.items:
+        try:
+            if not item.trouble:
+                read_photo(item.photo, args)
+            items.append(item)
+        except FluxGuardError as error:
+            errors.append(error)
+            items.append(replace(item, trouble=told_error(error)))
+            tell_troubles(args, items[-1:])
+    job = replace(job, items=tuple(items))
+    if errors and not job.to_do:
+        raise errors[0]
+    return job

@@ -32,6 +32,8 @@ from ..recognition.ensemble import Ensemble
 from ..recognition.loading import load_encoder
 from ..regions import FaceParser, bisenet_parser
 from ..weights import Entry, load_manifest, require
+from ..weights.kinds import stand_in
+from ..weights.loading import check_file
 from ..weights.where import find
 from ..worlds import known_by, knows
 from .finding import add_detector, parse_detector
@@ -134,6 +136,22 @@ def named_files(args: argparse.Namespace) -> list[Path]:
     kind, _, place = (getattr(args, "detector", None) or "").partition(":")
     given += [place] if kind in ("yunet", "insightface") and place else []
     return [Path(path) for path in given if path]
+
+
+def check_weights(args: argparse.Namespace) -> None:
+    """FluxGuardError where a named file cannot be a model, by its first bytes: a page, a pointer, empty, unfinished.
+
+    What it is a model of is told when it is loaded.
+    """
+    no_weights = {Path(path) for path in (args.mask, args.points) if path}
+    single = {_lora(text)[0] for text in args.lora} | {_colour(text)[0] for text in args.recogniser}
+    for path in named_files(args):
+        if path in no_weights or (path.is_dir() and str(path) not in single):
+            continue
+        check_file(path, None)
+        what = stand_in(path)
+        if what is not None:
+            raise FluxGuardError(f"{path} is {what}.", "Fetch or copy it again, completely.")
 
 
 def load_models(args: argparse.Namespace) -> Models:

@@ -176,12 +176,7 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int]) -> Tensor:
     Transparent parts count as black. Raises PictureError when the sizes differ or no pixel is white.
     """
     picture = read_picture(path)
-    if picture.size != tuple(size):
-        (height, width), (rows, columns) = picture.size, size
-        raise PictureError(
-            f"The mask {path} is {width}x{height} pixels, the picture {columns}x{rows}.",
-            "Save the mask in the picture's size.",
-        )
+    check_mask_size(path, picture.size, size)
     mask = luma(picture.rgb)
     if picture.alpha is not None:
         mask = mask * picture.alpha
@@ -192,3 +187,15 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int]) -> Tensor:
             "Paint the part that may change white.",
         )
     return mask
+
+
+def check_mask_size(
+    path: str | os.PathLike[str], mask: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """PictureError where a mask's (height, width) are not the picture's."""
+    if tuple(mask) != tuple(size):
+        (height, width), (rows, columns) = mask, size
+        raise PictureError(
+            f"The mask {path} is {width}x{height} pixels, the picture {columns}x{rows}.",
+            "Save the mask in the picture's size.",
+        )

@@ -21,11 +21,13 @@ class PassedOver:
     Args:
         why: one sentence; may hold marks, as error messages do.
         shows: it may show people: a picture that cannot be read, a video, a folder. False for other files.
+        missed: photos may have been left as they are that were asked for; not so with a sub-folder that was not.
     """
 
     path: Path
     why: str
     shows: bool = True
+    missed: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Photos:
     folder: Path
     taken: tuple[Path, ...]
     passed_over: tuple[PassedOver, ...] = ()
+
+    @property
+    def missed(self) -> int:
+        """How many entries that were asked for may show people and are passed over."""
+        return sum(entry.missed for entry in self.passed_over)
 
     def told(self) -> list[str]:
         """A line for each entry passed over that may show people, with its path inside the folder."""
@@ -79,7 +86,8 @@ def _entries(
     try:
         names = sorted(os.listdir(folder), key=lambda name: (name.casefold(), name))
     except OSError as error:
-        yield folder, PassedOver(folder, f"It may not be read ({error.strerror or error}).")
+        why = f"It may not be read ({error.strerror or error})."
+        yield folder, PassedOver(folder, why, missed=True)
         return
     for name in names:
         path = folder / name
@@ -97,7 +105,10 @@ def _passed(path: Path) -> PassedOver | None:
     """None for a photo that can be read here, by its name and its first bytes."""
     if not path.is_file():
         why = "A link to nothing." if path.is_symlink() else "Neither a file nor a folder."
-        return PassedOver(path, why, shows=False)
+        called_photo = (
+            path.suffix.lower() in readable_suffixes() or why_unreadable(path) is not None
+        )
+        return PassedOver(path, why, shows=called_photo, missed=called_photo)
     if path.suffix.lower() in readable_suffixes():
         return None
     # A HEIC that a messenger turned into JPEG keeps its name; a raw file only looks like TIFF.
@@ -106,7 +117,8 @@ def _passed(path: Path) -> PassedOver | None:
         return None
     reason = None if found is None else why_unreadable(Path(f"x.{found.lower()}"))
     reason = reason or why_unreadable(path)
-    return PassedOver(path, reason or "No picture.", shows=reason is not None)
+    found_out = reason is not None
+    return PassedOver(path, reason or "No picture.", shows=found_out, missed=found_out)
 
 
 def _head(path: Path) -> bytes:

@@ -78,6 +78,32 @@ def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Opened:
         raise _damaged(path, error) from error
 
 
+def look_at(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
+    """Height and width of the upright picture from a file's header; None where only decoding it tells.
+
+    Raises:
+        PictureError: the file is missing, empty, no picture, or too large.
+    """
+    _check_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=readable_formats()) as image:
+                _check_size(path, image.size, max_pixels)
+                turned = _orientation(image) >= 5
+                return image.size if turned else (image.height, image.width)
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        if _without_notes(path) is None:
+            raise _unknown(path) from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(_too_large(path, "far too many pixels", max_pixels)) from error
+    except Exception:  # a header that leads a decoder astray; told when the picture is read
+        return None
+    return None
+
+
 def _upright(image: Image.Image) -> Image.Image:
     turn = _TURNS.get(_orientation(image))
     if turn is None:
@@ -89,11 +115,18 @@ def _upright(image: Image.Image) -> Image.Image:
     return turned
 
 
+def _no_file(path: Path) -> str:
+    if path.is_dir():
+        return "is a folder, not a file"
+    if path.is_symlink():
+        return "is a link to nothing"
+    return "is no file of a disk" if path.exists() else "does not exist"
+
+
 def _check_file(path: Path) -> None:
     try:
         if not path.is_file():
-            what = "is a folder, not a file" if path.is_dir() else "does not exist"
-            raise PictureError(f"The picture {path} {what}.", "Check the name.")
+            raise PictureError(f"The picture {path} {_no_file(path)}.", "Check the name.")
         if path.stat().st_size == 0:
             raise PictureError(f"The picture {path} is empty (0 bytes): copy or download it again.")
         with path.open("rb") as file:

@@ -59,6 +59,13 @@ def test_a_cloak_against_deepfakes_and_recognition(
     before, after = read_picture(faces / "0.png").rgb, read_picture(made).rgb
     assert not torch.equal(before, after)
     assert float((before - after).abs().max()) * 255 < 6.01
+    other, mask = (faces / "1.png").read_bytes(), tmp_path / "mask.png"
+    write_png(mask, torch.ones(1, 1, *before.shape[-2:]))
+    for place in (faces / "1.png", mask):  # another photo, and a file that is read
+        assert main([*apply[:3], "-o", str(place), *apply[5:], "--mask", str(mask)]) == 2
+        told = capsys.readouterr().err
+        assert "no result of FluxGuard" in told or "take the place of" in told
+    assert (faces / "1.png").read_bytes() == other
     assert main([*apply, "--refine", "2"]) == 2
     assert "no recogniser to refine" in capsys.readouterr().err
     assert main([*apply, "--refine", "2", "--recogniser", "mini"]) == 0

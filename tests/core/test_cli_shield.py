@@ -194,7 +194,14 @@ def test_photos_of_one_person_are_shielded_together_against_training(
     capsys.readouterr()
     assert main(given) == 0 and capsys.readouterr().out.count("done already") == 2
     portrait(source / "8.png", 9)
-    assert main(given) == 0 and "2 shielded" in capsys.readouterr().out
+    whole = (source / "8.png").read_bytes()
+    (source / "9.png").write_bytes(whole[:2000])  # seen only when it is decoded
+    (source / "page.png").write_text("<!doctype html>")
+    assert main(given) == 1
+    told = capsys.readouterr()
+    assert "9.png is damaged" in told.err and "page.png is not a picture" in told.err
+    assert "2 shielded, 2 of 4 could not be shielded." in told.err
+    assert numbers(out / "8.png")["photos_together"] == 2
 
 
 def test_bad_numbers_are_told_before_anything_starts(

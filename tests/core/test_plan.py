@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fluxguard_core.cli import plan as planning
 from fluxguard_core.cli.main import build_parser, main
 from fluxguard_core.cli.names import Targets, folder_targets, key, shown
 from fluxguard_core.cli.plan import Plan, make_plan
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.pictures.files import write_png
+from fluxguard_core.pictures.files import to_pillow, write_png
 
 WISH = ("--prompt", "a person with red lipstick")
 
@@ -49,7 +50,15 @@ def test_every_photo_has_names_of_its_own() -> None:
     assert names(["e\u0301.png", "\u00e9.png"]) == ["e\u0301-png.png", "\u00e9-png-2.png"]
     # never another one's companion, in whatever order they come
     assert names(["a.png", "a-unprotected.png"]) == ["a.png", "a-unprotected-png.png"]
-    assert names(["a-unprotected.png", "a.png"]) == ["a-unprotected.png", "a-png.png"]
+    assert names(["a-unprotected.png", "a.png"]) == ["a-unprotected-png.png", "a.png"]
+    # what is protected never bears the mark of what is not
+    assert names(["b-Unprotected.jpg", "c-where.png"]) == [
+        "b-Unprotected-jpg.png",
+        "c-where-png.png",
+    ]
+    # a sub-folder may have a picture's name
+    assert names(["x.jpg", "x.png/in.png"]) == ["x-jpg.png", "x.png/in.png"]
+    assert names(["x.jpg", "X.JSON/in/a.png"]) == ["x-jpg.png", "X.JSON/in/a.png"]
     assert names(["x/a.png", "y/a.png"]) == ["x/a.png", "y/a.png"]
     # never an input
     assert names(["a.jpg"], ["/out/a.png"]) == ["a-jpg.png"]
@@ -141,6 +150,95 @@ def test_files_that_are_missing_are_told_first(tmp_path: Path) -> None:
     for option in ("--second", "--mask"):
         with pytest.raises(FluxGuardError, match=r"broken\.png"):
             planned(photo, tmp_path / "out.png", option, str(tmp_path / "broken.png"))
+
+
+@pytest.mark.parametrize("option", ["--lora", "--recogniser", "--vgg", "--hold-out"])
+def test_what_is_no_model_is_told_before_anything_is_loaded(tmp_path: Path, option: str) -> None:
+    photo, file = picture(tmp_path / "a.png"), tmp_path / "m.safetensors"
+    contents = {
+        "a web page": b"<!doctype html><html>",
+        "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "is empty": b"",
+    }
+    for words, content in contents.items():
+        file.write_bytes(content)
+        with pytest.raises(
+            FluxGuardError, match=rf"m\.safetensors .*{words}|m\.safetensors {words}"
+        ):
+            planned(photo, tmp_path / "out.png", option, str(file))
+    if option in ("--lora", "--recogniser"):
+        with pytest.raises(FluxGuardError, match="is a folder"):
+            planned(photo, tmp_path / "out.png", option, str(tmp_path))
+
+
+def test_a_protected_picture_is_never_called_unprotected(tmp_path: Path) -> None:
+    with pytest.raises(FluxGuardError, match="name for what is not protected"):
+        planned(picture(tmp_path / "a.png"), tmp_path / "b-unprotected.png")
+
+
+def test_a_mask_is_held_against_every_photo_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, mask = tmp_path / "in", tmp_path / "m.png"
+    picture(folder / "a.png")
+    write_png(folder / "b.png", torch.rand(1, 3, 30, 24))
+    turned = to_pillow(torch.rand(1, 3, 24, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(folder / "c.jpg", exif=exif)
+    write_png(mask, torch.ones(1, 1, 20, 24))
+    plan = planned(folder, tmp_path / "out", "--mask", str(mask))
+    assert [item.photo.name for item in plan.to_do] == ["a.png", "c.jpg"]
+    given = ["protect", str(folder), "-o", str(tmp_path / "out"), *WISH, "--mask", str(mask)]
+    assert main([*given, "--dry-run"]) == 0
+    assert "24x20 pixels, the picture 24x30" in capsys.readouterr().out
+    write_png(mask, torch.ones(1, 1, 9, 9))
+    with pytest.raises(FluxGuardError, match="9x9 pixels"):
+        planned(folder, tmp_path / "out", "--mask", str(mask))
+    write_png(mask, torch.zeros(1, 1, 20, 24))
+    with pytest.raises(FluxGuardError, match="empty"):
+        planned(folder, tmp_path / "out", "--mask", str(mask))
+
+
+def test_what_a_header_shows_is_told_in_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    picture(folder / "a.png")
+    (folder / "page.jpg").write_text("<!doctype html>")
+    (folder / "empty.png").touch()
+    (folder / "heic.jpg").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 500)
+    assert main(["protect", str(folder), "-o", str(tmp_path / "out"), *WISH, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "page.jpg is not a picture" in told and "empty (0 bytes)" in told and "HEIC" in told
+    assert "pictures           1" in told and told.count("-> ") == 1
+
+
+def test_photos_that_cannot_be_reached_count_as_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    picture(folder / "a.png")
+    picture(folder / "sub" / "b.png")
+    plan = planned(folder, tmp_path / "out")
+    assert plan.left_alone == 0  # a sub-folder that nobody asked for
+    os.symlink(tmp_path / "unplugged" / "c.jpg", folder / "c.jpg")
+    os.symlink(tmp_path / "unplugged" / "notes", folder / "notes")
+    plan = planned(folder, tmp_path / "out")
+    assert plan.left_alone == 1 and "c.jpg: A link to nothing." in plan.passed_over
+    assert not any("notes" in line for line in plan.passed_over)
+    (folder / "c.jpg").unlink()
+    real = os.listdir
+
+    def closed(place: Path) -> list[str]:
+        if Path(place).name == "sub":
+            raise PermissionError(13, "Permission denied")
+        return real(place)
+
+    monkeypatch.setattr(os, "listdir", closed)
+    plan = planned(folder, tmp_path / "out", "--recursive")
+    assert plan.left_alone == 1
+    assert "sub: It may not be read (Permission denied)." in plan.passed_over
 
 
 def test_a_full_disk_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,10 @@ def test_a_folder_is_resumed_and_one_pictures_trouble_stays_its_own(
     assert "2 steps a face in pixels" in capsys.readouterr().out and not out.exists()
     assert main(given) == 1
     told = capsys.readouterr()
-    assert "8.png" in told.err and "2 protected, 1 of 3 pictures" in told.err
+    # two steps protect from nobody, and the last line does not say otherwise
+    assert told.out.count("Not protected: every recogniser") == 2
+    assert "8.png" in told.err
+    assert "0 protected, 2 worked on, but every recogniser still matches, 1 of 3" in told.err
     times = {path: path.stat().st_mtime_ns for path in out.glob("?.png")}
     assert sorted(path.name for path in times) == ["7.png", "9.png"]
     write_png(photos / "8.png", portrait(8))

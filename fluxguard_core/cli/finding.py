@@ -39,21 +39,40 @@ def add_face(parser: Any) -> None:
 
 def parse_detector(text: str) -> FaceFinder | None:
     """A finder from its words; None for the whole frame."""
+    return _maker(text)()
+
+
+def check_finding(detector: str | None, points: Path | None) -> None:
+    """FluxGuardError where the words mean no detector, its file is not here, or the points cannot be read."""
+    if detector is not None:
+        _maker(detector)
+    if points is not None:
+        read_points(points)
+
+
+def _maker(text: str) -> Callable[[], FaceFinder | None]:
+    """What makes a finder, so that words can be checked before a network is loaded."""
     kind, _, rest = text.partition(":")
     if text == "frame":
-        return None
+        return lambda: None
     if text == "miniature":
-        from ..mini import faces
-
-        finder: FaceFinder = faces.find_faces
-        return finder
+        return _of_the_miniature
     if kind == "yunet":
-        return yunet(rest or require(load_manifest()["yunet"]))
+        file = rest or require(load_manifest()["yunet"])
+        return lambda: yunet(file)
     if kind == "insightface" and rest:
-        return insightface_detector(rest)
+        return lambda: insightface_detector(rest)
     if kind == "box" and rest:
-        return typed_box(*(_box(part) for part in rest.split(";")))
+        finder = typed_box(*(_box(part) for part in rest.split(";")))
+        return lambda: finder
     raise FluxGuardError(f"Expected ‹give detector› as {DETECTORS}; got '{text}'.")
+
+
+def _of_the_miniature() -> FaceFinder:
+    from ..mini import faces
+
+    finder: FaceFinder = faces.find_faces
+    return finder
 
 
 def finder_for(

@@ -23,7 +23,7 @@ from ..protect.presets import PhotoPreset, Preset, photo_preset_named, preset_na
 from ..recognition.identity import Identity, photo, synthetic, untargeted
 from .command_line import TERMINAL
 from .cost import tell_cost, tell_photo_cost
-from .finding import parse_face
+from .finding import check_finding, parse_face
 from .names import Targets, check_place, folder_targets, shown, single_target
 from .results import Made, is_foreign, is_made, settings_digest
 from .sources import check_weights, is_miniature, is_unedited, named_files
@@ -86,6 +86,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         if not file.exists():
             raise FluxGuardError(f"There is no file {shown(file)}.", "Check its name and folder.")
     check_weights(args)
+    usual = None if is_miniature(args) or args.points else "yunet"
+    check_finding(args.detector or usual, args.points)
     photos, targets, passed = inputs_of(args, files)
     place = check_place(
         targets[0].protected.parent if len(photos) == 1 else Path(args.output), targets

@@ -124,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
         protect_unedited.settle(args)
     plan = make_plan(args)
     if args.dry_run:
+        sources.check_recognisers(args)
         tell_plan(args, plan)
         return 0
     tell_passed_over(plan)

@@ -154,6 +154,18 @@ def check_weights(args: argparse.Namespace) -> None:
             raise FluxGuardError(f"{path} is {what}.", "Fetch or copy it again, completely.")
 
 
+def check_recognisers(args: argparse.Namespace) -> None:
+    """Load the recognisers and let them go: an unknown one, or one without a threshold, is told by a dry run, too."""
+    if args.recogniser and is_unedited(args):
+        recognisers(args.recogniser, args.hold_out)
+    elif args.recogniser or not is_miniature(args):
+        _ensemble(args)
+    elif args.hold_out:
+        from ..mini.faces import load_ensemble
+
+        load_ensemble(held_out=args.hold_out)
+
+
 def load_models(args: argparse.Namespace) -> Models:
     """Load what the arguments ask for."""
     device = args.device or best_device()

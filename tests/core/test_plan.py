@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -212,6 +213,29 @@ def test_what_a_header_shows_is_told_in_the_plan(
     told = capsys.readouterr().out
     assert "page.jpg is not a picture" in told and "empty (0 bytes)" in told and "HEIC" in told
     assert "pictures           1" in told and told.count("-> ") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--detector", "yunett"), "got 'yunett'"),
+        (("--detector", "box:1,2,3"), "box:1,2,3|LEFT,TOP,RIGHT,BOTTOM"),
+        (("--hold-out", "mobilface"), "mobilface"),
+        (("--points", "POINTS"), "no readable JSON"),
+    ],
+)
+def test_a_dry_run_knows_every_name(
+    tmp_path: Path, given: tuple[str, str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a run would refuse while it loads is refused by its plan."""
+    photo, points = picture(tmp_path / "a.png"), tmp_path / "points.json"
+    points.write_text("[[1, 2], ")
+    option, value = given
+    value = str(points) if value == "POINTS" else value
+    job = ["protect", str(photo), "-o", str(tmp_path / "o.png"), *WISH, "--dry-run"]
+    assert main([*job, option, value]) == 2
+    assert re.search(told, capsys.readouterr().err)
+    assert main(job) == 0
 
 
 def test_photos_that_cannot_be_reached_count_as_left_alone(

@@ -62,7 +62,11 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--second", metavar="FILE", help="another photo of the person, for the report"
     )
-    parser.add_argument("--html", action="store_true", help="write the report as a page, too")
+    parser.add_argument(
+        "--html",
+        action="store_true",
+        help="write the report as a page, too: it shows the original, so it is for you alone",
+    )
     _add_batch(parser)
     protect_ray.add_ray(parser)
     sources.add_arguments(parser)

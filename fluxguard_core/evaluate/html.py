@@ -27,6 +27,10 @@ LONGEST_SIDE = 768
 """Pictures are shown at most this large; the difference is taken before they are scaled."""
 
 
+PRIVATE = "This page shows the original face: it is for you alone. Publish the protected picture, never this page."
+"""What every page with pictures says first."""
+
+
 def _percent(value: float) -> str:
     return f"{100 * value:.3g} %"
 
@@ -126,7 +130,8 @@ def _pictures(report: Report, pictures: Pictures) -> str:
         before = f"from <q>{escape(report.source_prompt)}</q> " if report.source_prompt else ""
         words = f'<p class="prompt">Edited {before}to <q>{escape(report.prompt)}</q></p>'
     return (
-        f'<section><h2>Pictures</h2>{words}<div class="pictures">{"".join(items)}</div></section>'
+        f'<section><h2>Pictures</h2><p class="lead">{PRIVATE}</p>{words}'
+        f'<div class="pictures">{"".join(items)}</div></section>'
     )
 
 

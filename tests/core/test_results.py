@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
 import time
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from PIL import Image
 
 from fluxguard_core.cli import sources
 from fluxguard_core.cli.main import main
+from fluxguard_core.evaluate.html import PRIVATE
 from fluxguard_core.mini.models import miniature
 from fluxguard_core.mini.portrait_spec import identity, random_spec
 from fluxguard_core.mini.renderer import render
@@ -171,20 +175,21 @@ def test_a_killed_run_leaves_whole_files_or_none(tmp_path: Path) -> None:
 
 
 def faces_in(folder: Path, face: np.ndarray) -> list[str]:
-    """Files anywhere in a folder in which the face is seen: as a picture, or as its raw pixels."""
-    found = []
-    for path in folder.rglob("*"):
-        if not path.is_file():
-            continue
+    """Files anywhere in a folder in which the face is seen: as a picture, within a page, or as its raw pixels."""
+
+    def seen(data: bytes) -> bool:
         try:
-            with Image.open(path) as image:
+            with Image.open(BytesIO(data)) as image:
                 close = np.abs(np.asarray(image.convert("RGB").resize((128, 128)), int) - face)
-            if close[40:100, 30:98].mean() < 6:
-                found.append(path.name)
+            return bool(close[40:100, 30:98].mean() < 6)
         except OSError:
-            if face.astype(np.uint8)[64].tobytes() in path.read_bytes():
-                found.append(path.name)
-    return found
+            inside = re.findall(rb"base64,([A-Za-z0-9+/=]+)", data)
+            return face.astype(np.uint8)[64].tobytes() in data or any(
+                seen(base64.b64decode(part)) for part in inside
+            )
+
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [path.name for path in files if seen(path.read_bytes())]
 
 
 @pytest.mark.usefixtures("loaded")
@@ -205,7 +210,10 @@ def test_nothing_is_left_but_the_results(
     ends = (".png", "-unprotected.png", ".json", ".html")
     assert names(out) == {f"p{i}{end}" for i in range(2) for end in ends}
     face = np.asarray(Image.open(photos / "p0.png").convert("RGB"), int)
-    assert set(faces_in(out, face)) <= {"p0-unprotected.png", "p0.png"}
+    held = set(faces_in(out, face))
+    assert "p0.html" in held  # a page for the owner, which says so
+    assert held <= {"p0-unprotected.png", "p0.png", "p0.html"}
+    assert PRIVATE in (out / "p0.html").read_text(encoding="utf-8")
     for path in out.iterdir():
         data = path.read_bytes()
         assert b"secret-place" not in data and str(tmp_path).encode() not in data

@@ -39,8 +39,11 @@ class CloakPlan:
         mode: hard, lim·tanh; soft, the published hinge on the largest change.
         margin: masked error up to which disruption is asked for.
         disrupt, look, hinge, identity: weights of the terms beside the two games'.
+        quiet: root mean square of a picture's change in [0, 1] beyond which `loud` weighs it, 10^(-PSNR / 20); None
+            lets the limit alone bound it.
         shared: share of the batches that pass compression, scaling or blur on the way to the target.
         base_steps, base_rate: of the PGD of stage A; rate in [0, 1].
+        width, opponents: of the generator's and of the discriminators' widest and first layer.
         minutes: the run follows the clock instead of `steps`.
     """
 
@@ -53,11 +56,14 @@ class CloakPlan:
     look: float = 0.5
     hinge: float = 0.5
     identity: float = 1.0
+    quiet: float | None = None
+    loud: float = 10000.0
     shared: float = 0.5
     base_steps: int = 10
     base_rate: float = 0.005
     base_keep: float = 0.5
     width: int = 32
+    opponents: int = 32
     minutes: float | None = None
     seed: int = 0
     device: str = "cpu"
@@ -133,7 +139,11 @@ class CloakRun:
     def fresh(cls, plan: CloakPlan) -> CloakRun:
         """New networks from the plan's seed."""
         torch.manual_seed(plan.seed)
-        nets = (CloakGenerator(plan.width), PatchDiscriminator(), PatchDiscriminator())
+        nets = (
+            CloakGenerator(plan.width),
+            PatchDiscriminator(plan.opponents),
+            PatchDiscriminator(plan.opponents),
+        )
         moved = tuple(net.to(plan.device) for net in nets)
         adam = tuple(
             torch.optim.Adam(net.parameters(), plan.rate, betas=(0.5, 0.999)) for net in moved
@@ -242,6 +252,10 @@ def train_step(
         largest = change.abs().flatten(1).amax(1)
         loss = loss + plan.hinge * F.relu(largest - plan.limit).mean() / plan.limit
         figures["largest"] = float(largest.detach().max())
+    if plan.quiet is not None:
+        size = change.square().mean((1, 2, 3)).add(1e-12).sqrt()
+        loss = loss + plan.loud * F.relu(size - plan.quiet).mean()
+        figures["rms"] = float(size.detach().mean())
     if look is not None:
         seen = look(cloaked, plain)
         loss = loss + plan.look * seen.mean()

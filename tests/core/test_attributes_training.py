@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from training.mini.attributes_ship import ship
 from training.mini.attributes_train import SHAPE, take_up, train_drawn_attgan
 from training.mini.cache import CachePlan
 from training.mini.cloak_quality import main as measure_cloak
+from training.mini.cloak_warm import main as measure_warm
 from training.mini.training import TrainPlan
 
 
@@ -52,6 +54,16 @@ def test_batches_hold_the_answer_to_what_is_wanted(tmp_path: Path) -> None:
         share = (batch.wanted[row] - batch.labels[row]).abs().max()
         moved = (batch.answers[row] - batch.pictures[row]).abs().max()
         assert float(moved) <= 2 * float(share) + 1e-5
+
+
+def test_some_pairs_alone_can_be_drawn(tmp_path: Path) -> None:
+    pairs = build_pairs(tmp_path, 6, 32)
+    only = torch.zeros(6)
+    only[2] = 1
+    batch = pairs.draw(0, torch.Generator().manual_seed(1), 6, halves=0.0, chances=only)
+    shown = {tuple(x) for x in pairs.labels[2].astype(float).tolist()}
+    assert {tuple(x) for x in batch.labels.tolist()} <= shown
+    assert {tuple(x) for x in batch.wanted.tolist()} <= shown
 
 
 def test_a_few_steps_make_a_file_with_a_card(tmp_path: Path) -> None:
@@ -91,6 +103,28 @@ def test_a_cloak_is_measured_beside_noise_of_its_size(
     file = save_cloak(tmp_path / "c.safetensors", Cloak(CloakGenerator(8), world="drawn"))
     assert measure_cloak([str(file), "--people", "1", "--log", str(tmp_path / "log.jsonl")]) == 0
     told = capsys.readouterr().out
-    assert "| cloak | mini-ir | attacked |" in told and "| noise | mini-vit | held out |" in told
+    assert (
+        "PSNR | HaarPSI |" in told
+        and "| cloak | mini-ir | attacked |" in told
+        and "| noise | mini-vit | held out |" in told
+    )
     rows = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 3 * 5 and '"kind": "cloak, JPEG 75"' in rows[5]
+
+
+def test_steps_from_a_cloak_stand_beside_as_many_from_the_photo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save_cloak(tmp_path / "c.safetensors", Cloak(CloakGenerator(8), world="drawn"))
+    log = tmp_path / "log.jsonl"
+    assert measure_warm([str(file), "--people", "1", "--steps", "1", "--log", str(log)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2].startswith("| 0 | 1.00 |") and told[-1].startswith("| 1 |")
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    assert [(r["from"], r["steps"]) for r in rows] == [
+        ("photo", 0),
+        ("photo", 1),
+        ("cloak", 0),
+        ("cloak", 1),
+    ]
+    assert rows[1]["attacked"] < 1 and rows[1]["haarpsi"] < 1

@@ -220,6 +220,21 @@ def test_the_published_hinge_lets_the_change_pass_the_limit_and_pulls_it_back() 
     assert seen[-1] < seen[0]
 
 
+def test_what_is_louder_than_was_asked_becomes_quieter() -> None:
+    plan = replace(PLAN, quiet=PLAN.limit / 4, disrupt=0.0, loud=1000.0, rate=5e-3)
+    run = CloakRun.fresh(plan)
+    run.generator = loud()
+    run.generator.requires_grad_(True)
+    adam = torch.optim.Adam(run.generator.parameters(), plan.rate)
+    run.optimisers = (adam, *run.optimisers[1:])
+    seen = []
+    for step in range(8):
+        random = torch.Generator().manual_seed(step)
+        plain = pictures(step, random)
+        seen.append(train_step(run, plain, [], plan, random)["rms"])
+    assert seen[-1] < seen[0] <= plan.limit
+
+
 def test_a_stopped_run_goes_on_and_nothing_to_train_against_is_told(tmp_path: Path) -> None:
     plan = replace(PLAN, steps=4)
     whole, parts = CloakRun.fresh(plan), CloakRun.fresh(plan)

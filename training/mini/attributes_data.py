@@ -37,13 +37,25 @@ class Pairs:
     after: np.ndarray
     labels: np.ndarray
 
-    def draw(self, step: int, generator: torch.Generator, batch: int) -> LabelledBatch:
-        """A batch with answers, in either direction, mirrored at random; one in four is half an edit.
+    def draw(
+        self,
+        step: int,
+        generator: torch.Generator,
+        batch: int,
+        halves: float = 0.25,
+        chances: Tensor | None = None,
+    ) -> LabelledBatch:
+        """A batch with answers, in either direction, mirrored at random; a share of `halves` is half an edit.
 
         Half an edit, λ of the way between the labels, has λ of the way between the pictures as its answer: then
-        the generator's strength can be turned up and down.
+        the generator's strength can be turned up and down. `chances` [N] says how often each pair is drawn; None, all
+        alike.
         """
-        rows = torch.randint(0, len(self.before), (batch,), generator=generator).numpy()
+        if chances is None:
+            drawn = torch.randint(0, len(self.before), (batch,), generator=generator)
+        else:
+            drawn = torch.multinomial(chances, batch, replacement=True, generator=generator)
+        rows = drawn.numpy()
         pictures = [_signed(maps[rows]) for maps in (self.before, self.after)]
         labels = torch.from_numpy(self.labels[rows]).float()
         turned = (torch.rand(batch, generator=generator) < 0.5).long()
@@ -52,7 +64,9 @@ class Pairs:
         first, second = pictures
         x, y = torch.where(back, second, first), torch.where(back, first, second)
         share = torch.rand(batch, generator=generator)
-        share = torch.where(torch.rand(batch, generator=generator) < 0.75, torch.ones(batch), share)
+        share = torch.where(
+            torch.rand(batch, generator=generator) < 1 - halves, torch.ones(batch), share
+        )
         wanted = own + share[:, None] * (other - own)
         answers = x + share[:, None, None, None] * (y - x)
         flip = bool(torch.rand((), generator=generator) < 0.5)

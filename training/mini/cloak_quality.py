@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fluxguard_core.defences.cloak import Cloak, load_cloak
 from fluxguard_core.defences.cloak_faces import working_side
+from fluxguard_core.evaluate.haarpsi import haarpsi
 from fluxguard_core.evaluate.quality import eight_bit, psnr
 from fluxguard_core.evaluate.transforms import jpeg
 from fluxguard_core.faces.alignment import align
@@ -60,6 +61,7 @@ def rows_of(cloak: Cloak, number: int) -> list[dict[str, object]]:
             "alike": _alike(encoder, picture, changed, points),
             "threshold": encoder.threshold(),
             "psnr": psnr(changed, picture),
+            "haarpsi": float(haarpsi(changed, picture)),
         }
         for kind, changed in kinds.items()
         for encoder in ensemble.members
@@ -69,8 +71,8 @@ def rows_of(cloak: Cloak, number: int) -> list[dict[str, object]]:
 def table(rows: Sequence[dict[str, object]]) -> list[str]:
     """Markdown: mean similarity and share still matching, by kind and recogniser."""
     lines = [
-        "| change | recogniser | role | similarity | still match | PSNR |",
-        "|---|---|---|---|---|---|",
+        "| change | recogniser | role | similarity | still match | PSNR | HaarPSI |",
+        "|---|---|---|---|---|---|---|",
     ]
     keys = dict.fromkeys((r["kind"], r["recogniser"], r["attacked"]) for r in rows)
     for kind, name, attacked in keys:
@@ -78,10 +80,12 @@ def table(rows: Sequence[dict[str, object]]) -> list[str]:
         alike = [float(str(r["alike"])) for r in chosen]
         matched = sum(float(str(r["alike"])) > float(str(r["threshold"])) for r in chosen)
         decibels = sum(float(str(r["psnr"])) for r in chosen) / len(chosen)
+        likeness = sum(float(str(r["haarpsi"])) for r in chosen) / len(chosen)
         role = "attacked" if attacked else "held out"
         mean = sum(alike) / len(alike)
         lines.append(
-            f"| {kind} | {name} | {role} | {mean:.2f} | {matched} of {len(chosen)} | {decibels:.1f} |"
+            f"| {kind} | {name} | {role} | {mean:.2f} | {matched} of {len(chosen)} | {decibels:.1f} | "
+            f"{likeness:.3f} |"
         )
     return lines
 

@@ -36,6 +36,9 @@ AGAINST = 30.0
 DISRUPT = 300.0
 """Weight of disruption: at 10, the default, the outputs of these small models moved less than the discriminators weigh."""
 
+QUIET = 10 ** (-34.3 / 20)
+"""Root mean square of a change at 34.3 dB; a change that is everywhere at the limit of 6 of 255 has 32.6."""
+
 
 def train_drawn_cloak(plan: TrainPlan) -> Path:
     """Train on the AttGAN's portraits against the models in `plan.out`, resumably; returns the cloak's file."""
@@ -47,6 +50,8 @@ def train_drawn_cloak(plan: TrainPlan) -> Path:
         plan.steps,
         rate=2e-3,
         disrupt=DISRUPT,
+        quiet=QUIET,
+        opponents=12,
         minutes=plan.minutes,
         seed=plan.seed + 51,
         device=plan.device,

@@ -1,6 +1,7 @@
 """Small deepfake models of drawn faces for cloaks to break: StarGAN's and STGAN's generators, and a face swap.
 
-They are trained to change a face in plain sight, by the renderer's answers, and no further: targets, not editors.
+They are trained to change a face in plain sight and no further: targets, not editors. Neither of the two that edit
+redraws the whole face, which would take far longer than they are trained.
 """
 
 from __future__ import annotations
@@ -14,49 +15,85 @@ def _planes(labels: Tensor, like: Tensor) -> Tensor:
     return labels[:, :, None, None].to(like).expand(-1, -1, *like.shape[-2:])
 
 
-class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, 1, 1),
-            nn.InstanceNorm2d(channels, affine=True),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, 1, 1),
-            nn.InstanceNorm2d(channels, affine=True),
-        )
+def _step(convolution: nn.Module, channels: int) -> list[nn.Module]:
+    return [convolution, nn.InstanceNorm2d(channels, affine=True), nn.ReLU()]
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.body(x)
+
+def _last(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
+    """The last layer, so small that a fresh network hands pictures through."""
+    with torch.no_grad():
+        convolution.weight.mul_(0.1)
+    return convolution
+
+
+def _added(pictures: Tensor, change: Tensor) -> Tensor:
+    """The residual image on top of the picture, in [-1, 1]."""
+    out: Tensor = (pictures + 2 * change.float().tanh()).clamp(-1, 1)
+    return out
+
+
+class _Adaptive(nn.Module):
+    """An instance norm whose scale and shift the labels say (AdaIN)."""
+
+    def __init__(self, channels: int, attributes: int) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(channels)
+        self.say = nn.Linear(attributes, 2 * channels)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        scale, shift = self.say(labels)[:, :, None, None].chunk(2, 1)
+        out: Tensor = (1 + scale) * self.norm(x) + shift
         return out
 
 
-def _step(convolution: nn.Module, channels: int) -> list[nn.Module]:
-    return [convolution, nn.InstanceNorm2d(channels, affine=True), nn.ReLU()]
+class _AdaptiveResidual(nn.Module):
+    def __init__(self, channels: int, attributes: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(2))
+        self.norms = nn.ModuleList(_Adaptive(channels, attributes) for _ in range(2))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        y = F.relu(self.norms[0](self.convolutions[0](x), labels))
+        out: Tensor = x + self.norms[1](self.convolutions[1](y), labels)
+        return out
 
 
 class StarGenerator(nn.Module):
     """StarGAN's (Choi et al. 2018, Table 4): pictures [B, 3, S, S] in [-1, 1], labels [B, n] -> pictures.
 
-    The labels are planes beside the picture; width and number of residual blocks are smaller than the published 64
-    and 6.
+    Width and number of residual blocks are smaller than the published 64 and 6. The labels come in as in the second
+    version (2020), by adaptive norms from the middle on: planes of one value beside the picture, as in the first, the
+    next instance norm takes away but at the border, and that is slow to learn from. What comes out is laid over the
+    picture through a mask, as GANimation (Pumarola et al. 2018) does: norms lose how light a face was.
     """
 
-    def __init__(self, attributes: int, width: int = 16, blocks: int = 3) -> None:
+    def __init__(self, attributes: int, width: int = 12, blocks: int = 2) -> None:
         super().__init__()
         wide = 4 * width
-        self.body = nn.Sequential(
-            *_step(nn.Conv2d(3 + attributes, width, 7, 1, 3), width),
+        self.down = nn.Sequential(
+            *_step(nn.Conv2d(3, width, 7, 1, 3), width),
             *_step(nn.Conv2d(width, 2 * width, 4, 2, 1), 2 * width),
             *_step(nn.Conv2d(2 * width, wide, 4, 2, 1), wide),
-            *(_Residual(wide) for _ in range(blocks)),
-            *_step(nn.ConvTranspose2d(wide, 2 * width, 4, 2, 1), 2 * width),
-            *_step(nn.ConvTranspose2d(2 * width, width, 4, 2, 1), width),
-            nn.Conv2d(width, 3, 7, 1, 3),
-            nn.Tanh(),
         )
+        self.middle = nn.ModuleList(_AdaptiveResidual(wide, attributes) for _ in range(blocks))
+        self.up = nn.ModuleList(
+            (
+                nn.ConvTranspose2d(wide, 2 * width, 4, 2, 1),
+                nn.ConvTranspose2d(2 * width, width, 4, 2, 1),
+            )
+        )
+        self.norms = nn.ModuleList((_Adaptive(2 * width, attributes), _Adaptive(width, attributes)))
+        self.last = nn.Conv2d(width, 4, 7, 1, 3)
 
     def forward(self, pictures: Tensor, labels: Tensor) -> Tensor:
-        out: Tensor = self.body(torch.cat((pictures, _planes(labels, pictures)), 1))
+        x = self.down(pictures)
+        for block in self.middle:
+            x = block(x, labels)
+        for up, norm in zip(self.up, self.norms, strict=True):
+            x = F.relu(norm(up(x), labels))
+        drawn = self.last(x).float()
+        where = (drawn[:, 3:] - 2).sigmoid()
+        out: Tensor = (1 - where) * pictures + where * drawn[:, :3].tanh()
         return out
 
 
@@ -81,9 +118,12 @@ class _Transfer(nn.Module):
 
 
 class SelectiveGenerator(nn.Module):
-    """STGAN's: pictures [B, 3, S, S] in [-1, 1] and a difference of labels [B, n] in [-1, 1] -> pictures."""
+    """STGAN's: pictures [B, 3, S, S] in [-1, 1] and a difference of labels [B, n] in [-1, 1] -> pictures.
 
-    def __init__(self, attributes: int, width: int = 24, layers: int = 3) -> None:
+    It gives a residual image, as ResGAN (Shen and Liu 2017) does.
+    """
+
+    def __init__(self, attributes: int, width: int = 16, layers: int = 3) -> None:
         super().__init__()
         sizes = [width * 2**i for i in range(layers)]
         self.down = nn.ModuleList(
@@ -107,7 +147,7 @@ class SelectiveGenerator(nn.Module):
             ups.append(step)
             inputs = 2 * size
         self.up = nn.ModuleList(ups)
-        self.last = nn.ConvTranspose2d(inputs, 3, 4, 2, 1)
+        self.last = _last(nn.ConvTranspose2d(inputs, 3, 4, 2, 1))
 
     def forward(self, pictures: Tensor, difference: Tensor) -> Tensor:
         features, x = [], pictures
@@ -120,8 +160,7 @@ class SelectiveGenerator(nn.Module):
         for up, unit, outer in pairs:
             passed, state = unit(outer, state, difference)
             x = torch.cat((up(x), passed), 1)
-        out: Tensor = self.last(x).tanh()
-        return out
+        return _added(pictures, self.last(x))
 
 
 class SwapPair(nn.Module):
@@ -130,7 +169,7 @@ class SwapPair(nn.Module):
     Pictures [B, 3, 64, 64] in [-1, 1] and a person's number [B] -> that person in the same shot.
     """
 
-    def __init__(self, people: int = 2, width: int = 24) -> None:
+    def __init__(self, people: int = 2, width: int = 16) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
             nn.Conv2d(3, width, 5, 2, 2),
@@ -158,6 +197,29 @@ def _decoder(width: int) -> nn.Sequential:
         layers += [nn.Conv2d(inputs, 4 * outputs, 3, 1, 1), nn.LeakyReLU(0.1), nn.PixelShuffle(2)]
         inputs = outputs
     return nn.Sequential(*layers, nn.Conv2d(inputs, 3, 5, 1, 2), nn.Tanh())
+
+
+class PatchCritic(nn.Module):
+    """StarGAN's (Table 5): pictures [B, 3, S, S] in [-1, 1] -> scores [B], the mean over patches, and logits [B, n].
+
+    No norm, as the gradient penalty wants it; width 16 and 4 layers where the published has 64 and 6.
+    """
+
+    def __init__(self, labels: int, side: int = 64, width: int = 16, layers: int = 4) -> None:
+        super().__init__()
+        steps: list[nn.Module] = []
+        inputs = 3
+        for layer in range(layers):
+            outputs = width * 2**layer
+            steps += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.01)]
+            inputs = outputs
+        self.body = nn.Sequential(*steps)
+        self.source = nn.Conv2d(inputs, 1, 3, 1, 1)
+        self.classes = nn.Conv2d(inputs, labels, side // 2**layers)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(pictures)
+        return self.source(features).mean((1, 2, 3)), self.classes(features)[:, :, 0, 0]
 
 
 def sized(pictures: Tensor, side: int) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluxguard_core.defences.cloak import Cloak, load_cloak
+from fluxguard_core.defences.cloak import BOUND, Cloak, load_cloak
 from fluxguard_core.defences.cloak_measures import SUCCESS, frechet
 from fluxguard_core.defences.cloak_targets import Deepfake, masked_error
 from fluxguard_core.evaluate.quality import eight_bit, psnr
@@ -51,8 +51,17 @@ def ascent(model: Deepfake, pictures: Tensor, conditions: Tensor, limit: float) 
     return eight_bit(pictures + moved)
 
 
+def breakable(model: Deepfake, people: int, limit: float = BOUND) -> tuple[float, float]:
+    """Share of held-out people whose picture ascent breaks, one condition each in turn, and the mean masked error."""
+    plain = torch.cat([person(n)[1] for n in range(people)])
+    conditions = torch.tensor([n % model.conditions for n in range(people)])
+    errors = errors_of(model, ascent(model, plain, conditions, limit), plain, conditions)
+    return sum(e >= SUCCESS for e in errors) / people, sum(errors) / people
+
+
 @torch.no_grad()
-def _errors(model: Deepfake, changed: Tensor, plain: Tensor, conditions: Tensor) -> list[float]:
+def errors_of(model: Deepfake, changed: Tensor, plain: Tensor, conditions: Tensor) -> list[float]:
+    """The masked error of the outputs for changed and plain pictures [B, 3, H, W], by picture."""
     clean = model(plain, conditions)
     source = sized(plain, clean.shape[-1])
     return [round(float(e), 5) for e in masked_error(model(changed, conditions), clean, source)]
@@ -81,7 +90,8 @@ def measure(cloak: Cloak, models: Models, people: int, say: Callable[[str], None
             [noise_like(made[i : i + 1], plain[i : i + 1], n) for i, n in enumerate(numbers)]
         )
         decibels = [round(psnr(made[i : i + 1], plain[i : i + 1]), 2) for i in range(len(plain))]
-        for model, known in named:
+        for named_model, known in named:
+            model = models.asked_of(named_model, plain)
             conditions = torch.tensor([n % model.conditions for n in numbers])
             kinds = {
                 "cloak": (made, plain),
@@ -90,7 +100,7 @@ def measure(cloak: Cloak, models: Models, people: int, say: Callable[[str], None
             }
             if first % (EVERY * BATCH) == 0:
                 kinds["ascent"] = (ascent(model, plain, conditions, cloak.limit), plain)
-            errors = {k: _errors(model, *pair, conditions) for k, pair in kinds.items()}
+            errors = {k: errors_of(model, *pair, conditions) for k, pair in kinds.items()}
             for i, number in enumerate(numbers):
                 told = {k: values[i] for k, values in errors.items()}
                 rows.append(

@@ -16,6 +16,7 @@ from ..errors import FluxGuardError
 from ..flow.field import Layout, ValueTap
 from ..pictures.geometry import crop_to, pad_to_multiple
 from ..worlds import World, known_by
+from .compiled import evaluated
 from .flux_keys import HEAD_DIM
 from .flux_taps import tapped
 from .geometry import FLUX, LatentGeometry, geometry_of
@@ -80,7 +81,8 @@ class FluxField:
             tokens = torch.cat([tokens, pack(beside).to(tokens)], 1)
             ids = torch.cat([ids, places])
         with tapped(self.transformer, tap, context.shape[1]):
-            velocity = self.transformer(
+            velocity = evaluated(
+                self.transformer,
                 hidden_states=tokens.to(dtype),
                 encoder_hidden_states=context,
                 pooled_projections=_per_item(self.prompt.pooled, batch),

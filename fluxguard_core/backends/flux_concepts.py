@@ -16,6 +16,7 @@ from torch import Tensor
 from ..flow.field import Block
 from ..flow.trajectory import Trajectory
 from ..pictures.geometry import pad_to_multiple
+from .compiled import evaluated
 from .flux import DiffusersModel, FluxStack, compute_dtype, image_ids, pack
 from .similarity import SIGMA, concept_blocks, concept_mask, over_picture, token_scores
 
@@ -70,7 +71,8 @@ def concept_pass(
         guidance = torch.ones(1, device=latent.device, dtype=dtype)
     gathered: Gathered = {}
     with _listening(transformer, blocks, text, count, gathered):
-        velocity: Tensor = transformer(
+        velocity: Tensor = evaluated(
+            transformer,
             hidden_states=tokens,
             encoder_hidden_states=context,
             pooled_projections=prompt.pooled.to(stack.device, dtype),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from fluxguard_core.backends.flux import FluxField, Prompt, compute_dtype, frozen_decoder
 from fluxguard_core.errors import FluxGuardError
@@ -134,3 +137,45 @@ def test_the_autoencoder_is_frozen_and_never_float16() -> None:
     half = torch.nn.Module.to(copy.deepcopy(vae), torch.float16)
     assert next(frozen_decoder(half).parameters()).dtype == torch.float32
     assert next(half.parameters()).dtype == torch.float16
+
+
+def compiled(way: str, backend: CompileCounter) -> FluxField:
+    """The field of a transformer of its own, compiled in one of the ways that people use."""
+    model = field()
+    network: Any = copy.deepcopy(model.transformer)
+    if way == "function":
+        network = torch.compile(network, backend=backend)
+    elif way == "method":
+        network.compile(backend=backend)
+    else:
+        for block in (*network.transformer_blocks, *network.single_transformer_blocks):
+            block.compile(backend=backend)
+    return replace(model, transformer=network)
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch is older than 2.6")
+@pytest.mark.parametrize("way", ["function", "method", "blocks"])
+@torch.no_grad()
+def test_a_compiled_transformer_is_heard_and_keeps_its_gain_in_between(way: str) -> None:
+    """torch.compile leaves later hooks out without a word; what it has compiled serves the evaluations without a tap."""
+    torch.compiler.reset()
+    counter, plain, latent = CompileCounter(), field(), noise(2, 16, 4, 6)
+
+    def tap(block: Block, values: Tensor, text_tokens: int) -> Tensor:
+        return 1.5 * values
+
+    network = compiled(way, counter)
+    torch.testing.assert_close(network(latent, 0.5), plain(latent, 0.5))
+    once = counter.frame_count
+    assert once > 0
+    torch.testing.assert_close(network(latent, 0.5, tap), plain(latent, 0.5, tap))
+    assert not torch.equal(network(latent, 0.5, tap), network(latent, 0.5))
+    assert counter.frame_count == once
+
+
+@torch.no_grad()
+def test_an_old_torch_says_that_it_would_leave_a_tap_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = compiled("method", CompileCounter())
+    monkeypatch.delattr(torch.compiler, "set_stance", raising=False)
+    with pytest.raises(FluxGuardError, match="not compiled"):
+        network(noise(2, 16, 4, 6), 0.5, lambda *given: None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -174,6 +176,28 @@ def test_copies_overlap_on_cuda_alone() -> None:
     assert all(waits for *_, waits in loaded_to("xpu", "computed"))
     assert [waits for *_, waits in loaded_to("cuda", "computed")] == [False, False]
     assert all(waits for *_, waits in loaded_to("cuda", "computed", "cpu"))
+
+
+def test_copies_are_ordered_by_the_stream_that_computes() -> None:
+    """Only the record's copies go on unwaited, and nothing opens a stream beside the one they are queued in."""
+    root = Path(devices.__file__).parents[1]
+    unwaited, streams = set(), set()
+    for path in (*(root / "fluxguard_core").rglob("*.py"), *(root / "nodes").rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "non_blocking":
+                unwaited.add(name)
+            if isinstance(node, ast.Attribute) and node.attr in STREAMS:
+                streams.update({name} if owner(node) in ("cuda", "xpu", "mps") else ())
+    assert unwaited == {"fluxguard_core/flow/storage.py"} and not streams
+
+
+def owner(node: ast.Attribute) -> str:
+    """The last name before an attribute: ``cuda`` of ``torch.cuda.Stream``."""
+    return ast.unparse(node.value).split(".")[-1]
+
+
+STREAMS = {"Stream", "stream", "set_stream", "ExternalStream", "StreamContext"}
 
 
 def test_schedules_leave_their_device_before_they_become_double() -> None:

@@ -1,0 +1,40 @@
+"""Compiled transformers: torch.compile does not watch hooks, so one that comes later would be left out without a word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..errors import FluxGuardError
+
+
+def evaluated(network: Any, **given: Any) -> Any:
+    """One evaluation of a network, as it was written while hooks listen to it, compiled otherwise.
+
+    Raises:
+        FluxGuardError: hooks listen, the network is compiled, and torch is older than 2.6, which cannot set that aside.
+    """
+    if not (_is_compiled(network) and _is_heard(network)):
+        return network(**given)
+    stance = getattr(torch.compiler, "set_stance", None)
+    if stance is None:
+        raise FluxGuardError(
+            f"The transformer is compiled, and torch {torch.__version__} would leave out what is changed in its "
+            "attention.",
+            "Give the transformer as it is, not compiled, or use torch 2.6 or newer.",
+        )
+    with stance("force_eager"):
+        return network(**given)
+
+
+def _is_compiled(network: Any) -> bool:
+    """By ``torch.compile(network)``, by ``network.compile()``, or in parts."""
+    return hasattr(network, "_orig_mod") or any(
+        part._compiled_call_impl is not None for part in network.modules()
+    )
+
+
+def _is_heard(network: Any) -> bool:
+    """Whether a hook listens anywhere."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())

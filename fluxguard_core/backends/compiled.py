@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,15 +20,28 @@ def evaluated(network: Any, **given: Any) -> Any:
     """
     if not (_is_compiled(network) and _is_heard(network)):
         return network(**given)
-    stance = getattr(torch.compiler, "set_stance", None)
-    if stance is None:
+    if not hasattr(torch.compiler, "set_stance"):
         raise FluxGuardError(
             f"The transformer is compiled, and torch {torch.__version__} would leave out what is changed in its "
             "attention.",
             "Give the transformer as it is, not compiled, or use torch 2.6 or newer.",
         )
-    with stance("force_eager"):
+    with uncompiled():
         return network(**given)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Within, compiled networks run as they were written, and nothing is compiled anew; what was compiled is kept.
+
+    Where torch is older than 2.6, or nothing was ever compiled, this does nothing.
+    """
+    stance = getattr(torch.compiler, "set_stance", None)
+    if stance is None or "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with stance("force_eager"):
+        yield
 
 
 def _is_compiled(network: Any) -> bool:

@@ -1,7 +1,8 @@
 """One evaluation of the network inside a sampler: its σ, read once, and attention patches for it alone.
 
 Every read of σ from a graphics card waits for all that the card still has to do. And a patch that is installed
-breaks a compiled network's graph in every block, whether it has something to do or not.
+breaks a compiled network's graph in every block, whether it has something to do or not: evaluations with one run
+as the network was written.
 """
 
 from __future__ import annotations

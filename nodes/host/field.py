@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...fluxguard_core.backends.compiled import uncompiled
 from ...fluxguard_core.errors import FluxGuardError
 from ...fluxguard_core.flow import SOLVERS, Layout, SolverName, Trajectory, ValueTap
 from .evaluation import STAGES, noted, with_attention
@@ -56,7 +58,9 @@ class HostField:
         options = noted(levels, self.options, sigma)
         if tap is not None:
             options = with_attention(options, tap, [0])
-        denoised = self.predict(latent, levels, model_options=options, seed=None)
+        # A patch is another function each time, for which a compiled network would be compiled anew.
+        with uncompiled() if tap is not None else nullcontext():
+            denoised = self.predict(latent, levels, model_options=options, seed=None)
         output = self.probe.output
         if self.probe.calls != 1 or output is None:
             raise FluxGuardError(

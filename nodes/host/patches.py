@@ -11,6 +11,7 @@ from typing import Any
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...fluxguard_core.backends.compiled import uncompiled
 from ...fluxguard_core.errors import FluxGuardError
 from ...fluxguard_core.flow import Evaluation, Trajectory, ValueInjection, VelocityFusion
 from .evaluation import STAGES, Options, note_sigma, noted, sigma_of, with_attention
@@ -31,7 +32,8 @@ def inject_values(model: Model, injection: ValueInjection) -> Model:
         if tap is None:
             return executor(x, level, options, *args)
         hits = [0]
-        predicted = executor(x, level, with_attention(options, tap, hits), *args)
+        with uncompiled():
+            predicted = executor(x, level, with_attention(options, tap, hits), *args)
         if not hits[0]:
             raise FluxGuardError(
                 "Attention-V Injection was due at this step, but the MODEL never passed by it. A step-skipping cache "

@@ -16,6 +16,7 @@ import comfy.samplers
 import comfy.sd
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from portraits.fluxguard_core.flow import (
     ValueInjection,
     VelocityFusion,
@@ -25,6 +26,7 @@ from portraits.fluxguard_core.flow import (
 )
 from portraits.nodes import host as bridge
 from safetensors.torch import load_file
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 golden = Path(inside.pack) / "tests" / "golden"
@@ -178,10 +180,28 @@ def in_bfloat16() -> None:
     found["bfloat16"] = error_of_retracing(coarse)
 
 
+def compiled() -> None:
+    """The host's torch.compile keeps what it has compiled in evaluations without a patch, and hears the others."""
+    counter = CompileCounter()
+    fast = model.clone()
+    set_torch_compile_wrapper(fast, counter)
+    error = error_of_retracing(fast)
+    first = counter.frame_count
+    stock(fast, bridge.flow_sampler("midpoint"), trajectory)
+    plain = counter.frame_count
+    again = error_of_retracing(fast)
+    stock(fast, bridge.flow_sampler("midpoint"), trajectory)
+    found["compiled"] = {
+        "errors": [error, again],
+        "frames": [first, plain, counter.frame_count],
+    }
+
+
 with torch.inference_mode():
     model = comfy.sd.load_diffusion_model(str(golden / "open_flux.safetensors"))
     inverted()
     counted()
     retraced()
     in_bfloat16()
+    compiled()
 print(json.dumps(found))

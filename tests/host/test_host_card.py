@@ -31,6 +31,10 @@ def test_sigma_is_read_once_and_patches_are_there_only_when_due(
     # whatever attention computes, an edit that changes nothing ends at the source
     assert len(seen["retraced"]) == 4 and max(seen["retraced"].values()) < 1e-5
     assert seen["bfloat16"] < 1e-6
+    # compiled by the host: patches are heard, and what was compiled serves all evaluations without one
+    assert max(seen["compiled"]["errors"]) < 1e-5
+    first, once, again = seen["compiled"]["frames"]
+    assert 0 < first <= once == again
 
 
 def test_the_record_is_locked_within_the_hosts_budget(any_installation: Installation) -> None:

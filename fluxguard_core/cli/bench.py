@@ -29,6 +29,7 @@ from ..recognition.encoder import FaceEncoder
 from ..recognition.ensemble import Ensemble
 from . import (
     bench_attention,
+    bench_cloners,
     bench_evidence,
     bench_faces,
     bench_photo,
@@ -75,6 +76,7 @@ def register(subparsers: Any) -> None:
     bench_shields.register(kinds)
     bench_trainers.register(kinds)
     bench_attention.register(kinds)
+    bench_cloners.register(kinds)
     bench_speed.register(kinds)
     bench_true_size.register(kinds)
 

@@ -125,6 +125,25 @@ class LatentTerm:
 
 
 @dataclass(frozen=True, eq=False)
+class TowardsTerm:
+    """Distance of the latent to another picture's, which is to fall: ||E(x) - E(y)|| / sqrt(n), as Glaze asks.
+
+    Args:
+        wanted: E(y) [B, C, h, w].
+    """
+
+    encode: Encode
+    wanted: Tensor
+    name: str = "towards"
+
+    def __call__(self, picture: Tensor, draw: Draw) -> Reading:
+        """Read a picture [B, 3, H, W]; figure ``distance`` [B]."""
+        del draw
+        distance = rms(self.encode(picture) - self.wanted)
+        return Reading(distance, figures={"distance": distance})
+
+
+@dataclass(frozen=True, eq=False)
 class ScoreTerm:
     """The model's error, followed without a way back through the transformer: <r, E(x)> with r = v(z_t) - (ε - z0).
 

@@ -131,9 +131,10 @@ def shield_training(
     """Shield pictures of one person against personal training.
 
     Args:
-        pictures: each [1, 3, H, W] in [0, 1], on the grid of 1/255; all that will be published together.
+        pictures: each [B, 3, H, W] in [0, 1], on the grid of 1/255; all that will be published together. Those of one
+            batch take their steps together, which is quicker where the transformer is small; their logs are means.
         surrogate: the model that somebody may train, at what a trainer would call the person.
-        masks: for each picture the share of the budget that each pixel has, [1, 1, H, W].
+        masks: for each picture the share of the budget that each pixel has, [1 or B, 1, H, W].
         stops: what else than ``Interrupted`` means the user's wish to stop.
         on_step: progress; ``Interrupted`` keeps what is there. The transformer is as before in every case.
 
@@ -267,4 +268,5 @@ class _Work:
         generator = torch.Generator().manual_seed(seed + 1)
         term = FlowMatchingTerm(self.encode, lambda: self.surrogate.prompted, _TIMES)
         draws = Draw((), generator)
-        return sum(-float(term(picture, draws).loss) for _ in range(_READINGS)) / _READINGS
+        read = [-float(term(picture, draws).loss.mean()) for _ in range(_READINGS)]
+        return sum(read) / _READINGS

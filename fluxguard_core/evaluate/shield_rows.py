@@ -6,10 +6,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import FluxGuardError
-from .statistics import Interval, bootstrap_mean, paired
+from .statistics import Interval, bootstrap_mean, paired, ratio_of_means
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 CLEAN = "unprotected"
 
@@ -59,7 +62,7 @@ class TrainerCell:
     visible: float
 
 
-Row = TypeVar("Row", Cell, TrainerCell)
+Row = TypeVar("Row")
 
 
 def check_settings(folder: Path, settings: Mapping[str, object]) -> None:
@@ -74,7 +77,7 @@ def check_settings(folder: Path, settings: Mapping[str, object]) -> None:
         )
 
 
-def append(path: Path, cells: Iterable[Cell | TrainerCell]) -> None:
+def append(path: Path, cells: Iterable[DataclassInstance]) -> None:
     """Add cells to the log, so that a stopped run goes on where it was."""
     with path.open("a", encoding="utf-8") as file:
         for cell in cells:
@@ -100,7 +103,7 @@ def table(cells: Sequence[Cell], baseline: str) -> str:
         group = _of(cells, attacker, shared, budget, arm)
         other = {c.person: c.ssim for c in _of(cells, attacker, shared, budget, baseline)}
         both = [(c.ssim, other[c.person]) for c in group if c.person in other]
-        against = "" if arm == baseline or len(both) < 2 else _difference(both)
+        against = "" if arm == baseline or len(both) < 2 else told_difference(both)
         shows = sum(c.success for c in group)
         parts = [
             attacker,
@@ -108,12 +111,12 @@ def table(cells: Sequence[Cell], baseline: str) -> str:
             str(budget),
             arm,
             str(len(group)),
-            _mean([c.psnr for c in group], 1),
-            _mean([c.ssim for c in group], 3),
-            _mean([c.features for c in group], 3),
+            told_mean([c.psnr for c in group], 1),
+            told_mean([c.ssim for c in group], 3),
+            told_mean([c.features for c in group], 3),
             f"{shows} of {len(group)}",
             against,
-            _mean([min(c.visible, 99.0) for c in group], 1),
+            told_mean([min(c.visible, 99.0) for c in group], 1),
         ]
         lines.append("| " + " | ".join(parts) + " |")
     return "\n".join(lines)
@@ -148,14 +151,16 @@ def page_table(cells: Sequence[Cell], baseline: str, editor: str, budget: int) -
         told = ["", ""]
         if arm not in (baseline, CLEAN) and len(both) > 1:
             pairs = [[(one[i], other[i]) for one, other in both] for i in range(2)]
-            told = [_difference(pairs[0], 4), _difference(pairs[1], 2)]
+            told = [told_difference(pairs[0], 4), told_difference(pairs[1], 2)]
         parts = [
             arm,
             str(len(own)),
-            *(_mean([c.ssim for c in group if c.attacker == kind], 3) for kind in kinds),
+            *(told_mean([c.ssim for c in group if c.attacker == kind], 3) for kind in kinds),
             *told,
             f"{sum(c.success for c in group)} of {len(group)}",
-            "" if arm == CLEAN else _mean(list({c.person: c.visible for c in group}.values()), 1),
+            ""
+            if arm == CLEAN
+            else told_mean(list({c.person: c.visible for c in group}.values()), 1),
         ]
         lines.append("| " + " | ".join(parts) + " |")
     return "\n".join(lines)
@@ -176,9 +181,10 @@ def _by_person(cells: Sequence[Cell]) -> dict[int, tuple[float, float]]:
 
 
 def trainer_table(cells: Sequence[TrainerCell]) -> str:
-    """A Markdown table by trainer, budget and arm; the paired difference of matches is to unprotected pictures."""
+    """A Markdown table by trainer, budget and arm; matches also as a share of those of unprotected pictures."""
     lines = [
-        "| trainer | budget | arm | people | faces found | match the person | against unprotected | cosine | visible, dB |",
+        "| trainer | budget | arm | people | faces found | match the person | of unprotected's matches | cosine "
+        "| visible, dB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for trainer, budget, arm in dict.fromkeys((c.trainer, c.budget, c.arm) for c in cells):
@@ -191,11 +197,13 @@ def trainer_table(cells: Sequence[TrainerCell]) -> str:
             str(budget),
             arm,
             str(len(group)),
-            _mean([c.found for c in group], 2),
-            _mean([c.match for c in group], 2),
-            "" if arm == CLEAN or len(both) < 2 else _difference(both),
-            _mean([c.similarity for c in group if c.similarity is not None], 2),
-            "" if arm == CLEAN else _mean([c.visible for c in group], 1),
+            told_mean([c.found for c in group], 2),
+            told_mean([c.match for c in group], 2),
+            ""
+            if arm == CLEAN or len(both) < 2
+            else _told(ratio_of_means([a for a, _ in both], [b for _, b in both]), 2),
+            told_mean([c.similarity for c in group if c.similarity is not None], 2),
+            "" if arm == CLEAN else told_mean([c.visible for c in group], 1),
         ]
         lines.append("| " + " | ".join(parts) + " |")
     return "\n".join(lines)
@@ -206,13 +214,15 @@ def _of(cells: Sequence[Cell], attacker: str, shared: str, budget: int, arm: str
     return [c for c in cells if (c.attacker, c.shared, c.budget, c.arm) == wanted]
 
 
-def _mean(values: Sequence[float], digits: int) -> str:
+def told_mean(values: Sequence[float], digits: int) -> str:
+    """A mean with its interval; one value as it is, and nothing for none."""
     if len(values) < 2:
         return f"{values[0]:.{digits}f}" if values else ""
     return _told(bootstrap_mean(values), digits)
 
 
-def _difference(both: Sequence[tuple[float, float]], digits: int = 3) -> str:
+def told_difference(both: Sequence[tuple[float, float]], digits: int = 3) -> str:
+    """The mean of paired differences with its interval."""
     first, second = zip(*both, strict=True)
     return _told(paired(first, second).difference, digits)
 

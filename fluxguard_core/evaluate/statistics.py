@@ -111,6 +111,30 @@ def clustered_mean(
     return _percentiles(float(data.mean()), means, confidence)
 
 
+def ratio_of_means(
+    first: Sequence[float],
+    second: Sequence[float],
+    confidence: float = 0.95,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Mean of the first over mean of the second, in pairs, with its percentile bootstrap interval over pairs.
+
+    Pairs are drawn together, so what both have in common does not widen the interval. Draws in which the second mean
+    is 0 say nothing and are left out; nan where it is 0 over all pairs. The same for the same seed.
+    """
+    above, below = _values(first, 2), _values(second, 2)
+    _normal_quantile(confidence)
+    if not float(below.sum()):
+        return Interval(math.nan, math.nan, math.nan, confidence)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(below.numel(), (resamples, below.numel()), generator=generator)
+    sums = below[drawn].sum(1)
+    ratios = above[drawn].sum(1)[sums > 0] / sums[sums > 0]
+    return _percentiles(float(above.sum() / below.sum()), ratios, confidence)
+
+
 def _percentiles(value: float, resampled: Tensor, confidence: float) -> Interval:
     ends = torch.tensor([0.5 - confidence / 2, 0.5 + confidence / 2], dtype=torch.float64)
     low, high = torch.quantile(resampled, ends).tolist()

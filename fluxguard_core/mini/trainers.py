@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..backends.flux import FluxField, FluxStack, Prompt
-from ..defences.adapters import adapters
+from ..backends.flux import FluxStack
 from ..evaluate.quality import eight_bit
 from ..faces.alignment import align
 from ..recognition.encoder import FaceEncoder
+from .asked import asked
 from .captions import caption
 from .faces import ATTACKABLE, HELD_OUT, find_faces, load_recogniser
+from .loras import beside, block_layers, fresh_loras
 from .models import GUIDANCE, describe
 from .people import HELD_OUT_WORLD, spec_of
 from .portrait_spec import random_attributes
@@ -26,18 +27,26 @@ from .renderer import render_batch
 SHOTS = 4
 """So many pictures of a person are trained on; as many others say what the person looks like."""
 _FIRST = 500  # people of the held-out world before this one measure the networks
-_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_mlp", "proj_out", "net.0.proj", "net.2")
+_STRANGERS = 900
 _SAMPLING = 12
+_TIMES = (0.15, 0.95)
 
 
 @dataclass(frozen=True)
 class LoraPlan:
-    """How a personal LoRA is trained and asked: the same for every arm."""
+    """How a personal LoRA is trained and asked: the same for every arm.
 
-    steps: int = 80
+    Args:
+        batch: pictures a step, drawn without repeating one.
+        rate: of AdamW, falling to 0 in a straight line.
+        pictures: that are made with it.
+    """
+
+    steps: int = 140
+    batch: int = 2
     rank: int = 8
-    rate: float = 4e-3
-    pictures: int = 8
+    rate: float = 1e-2
+    pictures: int = 6
 
 
 @dataclass(frozen=True)
@@ -62,53 +71,61 @@ def shots_of(person: int) -> tuple[Tensor, Tensor]:
     return images[:SHOTS], images[SHOTS:]
 
 
-def lora_pictures(stack: FluxStack, pictures: Tensor, plan: LoraPlan, seed: int = 0) -> Tensor:
-    """Train a LoRA on pictures [N, 3, H, W] with their captions; what it then makes [plan.pictures, 3, H, W].
+def strangers_of(person: int) -> Tensor:
+    """Somebody else in the shots that ``shots_of`` publishes: same looks, same poses, [SHOTS, 3, 128, 128]."""
+    other = spec_of(HELD_OUT_WORLD, _STRANGERS + person, 0).identity
+    specs = [spec_of(HELD_OUT_WORLD, _FIRST + person, shot) for shot in range(SHOTS)]
+    return eight_bit(render_batch([replace(spec, identity=other) for spec in specs])[0])
 
-    Captions and noises of what is made depend on ``seed`` alone. Steps of 0 ask the model as it is.
+
+def lora_pictures(stack: FluxStack, sets: Tensor, plan: LoraPlan, seed: int = 0) -> Tensor:
+    """Train a LoRA on each of G sets of pictures and ask every one for pictures.
+
+    All sets are trained at the same times and noises, with the captions of their own pictures, and none sees another:
+    what differs in the results is what the sets hold. Captions and noises of what is made depend on ``seed`` alone.
+
+    Args:
+        sets: [G, N, 3, H, W] in [0, 1].
+
+    Returns:
+        [G, plan.pictures, 3, H, W]; steps of 0 ask the model as it is.
     """
     generator = torch.Generator().manual_seed(seed)
-    latents = stack.encode(pictures)
-    field = _asked(stack, [describe(one[None]) for one in pictures], 1.0)
-    layers = [
-        module
-        for name, module in stack.transformer.named_modules()
-        if isinstance(module, nn.Linear)
-        and "transformer_blocks." in name
-        and name.endswith(_TARGETS)
-    ]
-    with adapters(layers, ("personal",), rank=plan.rank, seed=seed) as (personal,):
-        personal.use()
-        parameters = [parameter.requires_grad_(True) for parameter in personal.parameters()]
-        optimiser = torch.optim.AdamW(parameters, lr=plan.rate, weight_decay=0.0)
+    count, shots = sets.shape[:2]
+    latents = stack.encode(sets.flatten(0, 1)).float().unflatten(0, (count, shots))
+    captions = [[describe(one[None]) for one in each] for each in sets]
+    layers = block_layers(stack.transformer)
+    parameters = fresh_loras(layers, count, plan.rank, seed)
+    optimiser = torch.optim.AdamW(parameters, lr=plan.rate, weight_decay=0.0)
+    with beside(layers, parameters):
         for step in range(plan.steps):
             for group in optimiser.param_groups:
                 group["lr"] = plan.rate * (1 - step / plan.steps)
-            time = 0.05 + 0.93 * float(torch.rand(1, generator=generator))
-            noise = torch.randn(latents.shape, generator=generator)
-            velocity = field((1 - time) * latents + time * noise, time).float()
-            loss = (velocity - (noise - latents)).square().mean()
+            rows = torch.randperm(shots, generator=generator)[: plan.batch].tolist()
+            field = asked(stack, [each[row] for each in captions for row in rows], 1.0)
+            time = _TIMES[0] + (_TIMES[1] - _TIMES[0]) * float(torch.rand(1, generator=generator))
+            clean = latents[:, rows]
+            noise = torch.randn(clean.shape[1:], generator=generator)
+            noisy = (1 - time) * clean + time * noise
+            velocity = field(noisy.flatten(0, 1), time).float().unflatten(0, (count, -1))
+            # A sum over sets: each set's gradient is what it would be alone.
+            loss = (velocity - (noise - clean)).square().mean((1, 2, 3, 4)).sum()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-        return _made(stack, plan.pictures, seed, latents.shape)
-
-
-def _asked(stack: FluxStack, prompts: Sequence[str], guidance: float) -> FluxField:
-    """The field at one prompt a picture."""
-    every = [stack.encode_prompt(prompt) for prompt in prompts]
-    joined = Prompt(torch.cat([p.context for p in every]), torch.cat([p.pooled for p in every]))
-    return replace(stack.field("", guidance), prompt=joined)
+        return _made(stack, count, plan.pictures, seed, latents.shape[2:])
 
 
 @torch.no_grad()
-def _made(stack: FluxStack, count: int, seed: int, shape: torch.Size) -> Tensor:
+def _made(stack: FluxStack, sets: int, count: int, seed: int, shape: torch.Size) -> Tensor:
     rng = np.random.default_rng([7, seed])
-    field = _asked(stack, [caption(random_attributes(rng)) for _ in range(count)], GUIDANCE)
-    z = torch.randn((count, *shape[1:]), generator=torch.Generator().manual_seed(10_000 + seed))
+    captions = [caption(random_attributes(rng)) for _ in range(count)]
+    field = asked(stack, captions * sets, GUIDANCE)
+    z = torch.randn((count, *shape), generator=torch.Generator().manual_seed(10_000 + seed))
+    z = z.repeat(sets, 1, 1, 1)
     for now, after in pairwise(torch.linspace(1, 0, _SAMPLING + 1).tolist()):
         z = z + (after - now) * field(z, now)
-    return stack.decode(z.float())
+    return stack.decode(z.float()).float().unflatten(0, (sets, count))
 
 
 def judges() -> tuple[FaceEncoder, ...]:

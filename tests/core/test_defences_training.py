@@ -152,6 +152,19 @@ def test_shields_stay_in_their_budget_and_raise_what_a_trainer_sees(name: str) -
     assert all(torch.equal(a.picture, b.picture) for a, b in zip(again, both, strict=True))
 
 
+@pytest.mark.parametrize("name", TRAINING_SHIELDS)
+def test_pictures_of_one_batch_take_their_steps_together(name: str) -> None:
+    clean = torch.cat([pictures(1)[0], pictures(1)[0].flip(-1)])
+    shield = replace(TRAINING_SHIELDS[name], epochs=2, static_steps=2)
+    (done,) = shield_training([clean], model(), shield)
+    assert done.picture.shape == clean.shape and len(done.log) == shield.steps
+    moved = (done.picture - clean).abs().flatten(1).amax(1)
+    assert (moved > 1 / 255).all() and (moved <= shield.budget + 1e-6).all()
+    assert done.settled is not None
+    told = done.settled.figures["trainer"]
+    assert told["error after"] > told["error before"]
+
+
 def test_an_interrupt_keeps_what_is_there_and_cleans_up() -> None:
     before, clean = weights(), pictures()
     seen: list[Step] = []

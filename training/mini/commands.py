@@ -81,6 +81,12 @@ def _cloak(plan: TrainPlan) -> None:
     train_drawn_cloak(plan)
 
 
+def _clone_adapter(plan: TrainPlan) -> None:
+    from .clone_train import train_clone_adapters
+
+    train_clone_adapters(plan)
+
+
 def _identity_cloak(plan: TrainPlan) -> None:
     from .cloak_train import train_identity_cloak
 
@@ -101,6 +107,7 @@ PARTS: dict[str, tuple[PartTrainer, int, int]] = {
     "swap": (_deepfake("swap"), 800, 8),
     "cloak": (_cloak, 1000, 8),
     "identity-cloak": (_identity_cloak, 1000, 4),
+    "clone-adapter": (_clone_adapter, 1200, 64),
     **FACE_PARTS,
 }
 

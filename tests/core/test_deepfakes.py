@@ -164,3 +164,5 @@ def test_a_few_steps_of_everything_end_in_a_table(
     told = capsys.readouterr().out
     assert "| ascent through | on attgan | on stargan | on swap | on stgan | PSNR |" in told
     assert ways.read_text(encoding="utf-8").count("\n") == 16 and told.count(" of 1 |") == 16
+    (tmp_path / "swap.safetensors").unlink()
+    assert [model.name for model in load_models(tmp_path).seen] == ["attgan", "stargan"]

@@ -10,6 +10,8 @@ import pytest
 
 from training.mini.attributes_ship import Outcome, kept_answers
 from training.mini.attributes_ship import table as flipped_table
+from training.mini.cloak_quality import table as identity_table
+from training.mini.cloak_warm import table as warm_table
 from training.mini.deepfakes_quality import table as broken_table
 from training.mini.deepfakes_transfer import table as transfer_table
 
@@ -46,6 +48,16 @@ def test_what_a_cloak_broke_is_what_the_log_says() -> None:
 
 def test_what_breaks_one_model_on_the_others_is_what_the_log_says() -> None:
     for line in transfer_table(rows_of("cloak-transfer.jsonl")):
+        assert line in TEXT, f"docs/attributes.md does not say:\n{line}"
+
+
+def test_what_an_identity_cloak_did_is_what_the_log_says() -> None:
+    for line in identity_table(rows_of("identity-cloak.jsonl")):
+        assert line in TEXT, f"docs/attributes.md does not say:\n{line}"
+
+
+def test_the_steps_that_a_cloak_saves_are_what_the_log_says() -> None:
+    for line in warm_table(rows_of("cloak-warm.jsonl")):
         assert line in TEXT, f"docs/attributes.md does not say:\n{line}"
 
 

@@ -36,6 +36,8 @@ AGAINST = 30.0
 DISRUPT = 300.0
 """Weight of disruption: at 10, the default, the outputs of these small models moved less than the discriminators weigh."""
 
+OPPONENTS = 12
+"""Width of the discriminators' first layer; at the default, 32, they are most of a step's cost."""
 QUIET = 10 ** (-34.3 / 20)
 """Root mean square of a change at 34.3 dB; a change that is everywhere at the limit of 6 of 255 has 32.6."""
 
@@ -51,7 +53,7 @@ def train_drawn_cloak(plan: TrainPlan) -> Path:
         rate=2e-3,
         disrupt=DISRUPT,
         quiet=QUIET,
-        opponents=12,
+        opponents=OPPONENTS,
         minutes=plan.minutes,
         seed=plan.seed + 51,
         device=plan.device,
@@ -71,6 +73,7 @@ def train_identity_cloak(plan: TrainPlan) -> Path:
         plan.steps,
         rate=1e-3,
         identity=AGAINST,
+        opponents=OPPONENTS,
         minutes=plan.minutes,
         seed=plan.seed + 53,
         device=plan.device,

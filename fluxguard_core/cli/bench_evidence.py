@@ -218,8 +218,8 @@ def notes(header: dict[str, Any], counts: dict[str, int]) -> list[str]:
         "recogniser of photos would judge."
         if drawn
         else "Photos are protected as they are, nothing is edited. Figures hold for the recognisers named.",
-        "Shares have Wilson's interval, means a bootstrap over people. Several figures of one person are not "
-        "independent, so Wilson's interval is too narrow where there are several portraits or judges of one.",
+        "Means have a bootstrap over people, shares Wilson's interval with as many trials as independent ones would be "
+        "worth, for several portraits or judges of one person hang together.",
         "At our SSIM, PSNR or likeness: the other treatment's change is made larger or smaller, up to four times, "
         "until the figure agrees with ours on the same portrait. It was not optimised anew at that size.",
     ]

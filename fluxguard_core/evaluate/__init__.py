@@ -18,7 +18,15 @@ from .similarity import (
     second_shot,
     share,
 )
-from .statistics import Interval, Paired, bootstrap_mean, paired, paired_shares, wilson
+from .statistics import (
+    Interval,
+    Paired,
+    bootstrap_mean,
+    clustered_wilson,
+    paired,
+    paired_shares,
+    wilson,
+)
 from .summary import Comparison, Summary, compare, summarise
 from .transforms import SHARING, Transform, autoencoder, blur, jpeg, noise, rescale
 from .verdict import HONESTY, Verdict, judge
@@ -45,6 +53,7 @@ __all__ = [
     "blurred",
     "bootstrap_mean",
     "chart",
+    "clustered_wilson",
     "compare",
     "eight_bit",
     "jpeg",

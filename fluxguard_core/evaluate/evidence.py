@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .statistics import Interval, clustered_mean, wilson
+from .statistics import Interval, clustered_mean, clustered_wilson
 
 RATES = ("match", "rank", "linked", "impersonates")
 """Beginnings of the names of what is a share; everything else is a mean."""
@@ -117,15 +117,15 @@ def estimates(found: Sequence[Figure]) -> list[Estimate]:
 
 
 def _interval(measure: str, group: Sequence[Figure]) -> Interval:
-    values = [f.value for f in group]
+    values, people = [f.value for f in group], _clusters(group)
     if is_rate(measure) and all(value in (0.0, 1.0) for value in values):
-        return wilson(round(sum(values)), len(values))
-    return _over_people(group, values)
+        return clustered_wilson([value == 1.0 for value in values], people)
+    return clustered_mean(values, people)
 
 
-def _over_people(group: Sequence[Figure], values: Sequence[float]) -> Interval:
-    people = list(dict.fromkeys(f.person for f in group))
-    return clustered_mean(values, [people.index(f.person) for f in group])
+def _clusters(group: Sequence[Figure]) -> list[int]:
+    numbers = {person: at for at, person in enumerate(dict.fromkeys(f.person for f in group))}
+    return [numbers[f.person] for f in group]
 
 
 def leads(found: Sequence[Figure], ours: str, measures: Sequence[str]) -> list[Lead]:
@@ -145,7 +145,7 @@ def leads(found: Sequence[Figure], ours: str, measures: Sequence[str]) -> list[L
         common = [(f, own[at] - f.value) for f, at in pairs if at in own]
         people = {f.person for f, _ in common}
         if len(people) > 1:
-            interval = _over_people([f for f, _ in common], [gap for _, gap in common])
+            interval = clustered_mean([gap for _, gap in common], _clusters([f for f, _ in common]))
             out.append(Lead(protocol, ours, arm, measure, column, len(people), interval))
     return out
 

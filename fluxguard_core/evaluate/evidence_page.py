@@ -81,9 +81,11 @@ def markdown(
     measures: Sequence[str],
     columns: Sequence[str],
     arms: Mapping[str, str],
+    portraits: Mapping[str, int],
 ) -> str:
-    """Treatments against measures as a table, held-out judges together; ``columns`` of the first measure each."""
-    head = [*(f"{m}, {c}" if len(columns) > 1 else m for m in measures for c in columns)]
+    """Treatments against measures as a table, held-out judges together, with the number of portraits of each."""
+    told_apart = (f"{m}, {c}" if len(columns) > 1 else m for m in measures for c in columns)
+    head = ["portraits", *told_apart]
     lines = [f"| treatment | {' | '.join(head)} |", "|---|" + "---|" * len(head)]
     for arm, told in arms.items():
         cells = [
@@ -94,7 +96,8 @@ def markdown(
             for column in columns
         ]
         if any(cells):
-            lines.append(f"| {told} | {' | '.join(cell or '–' for cell in cells)} |")
+            shares = " | ".join(cell or "–" for cell in cells)
+            lines.append(f"| {told} | {portraits[arm]} | {shares} |")
     return "\n".join(lines)
 
 

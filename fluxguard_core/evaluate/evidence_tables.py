@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .evidence import POOLED, Estimate, Figure, Lead, counted, estimates, figures, leads
@@ -23,15 +23,15 @@ def tables(header: Mapping[str, Any], lines: Mapping[str, Mapping[str, object]])
         ("ablate", ["match", "cos", "ssim", "haarpsi"], ("own",)),
     ):
         protocol = "verify" if name == "look" else name
-        mine = estimates([f for f in found if f.protocol == protocol])
-        present = {f.arm for f in found if f.protocol == protocol}
+        asked = [f for f in found if f.protocol == protocol]
+        mine, portraits = estimates(asked), _portraits(asked)
         chosen = {
             arm: told
             for arm, told in sorted(arms.items(), key=lambda item: item[0] not in _FIRST)
-            if arm in present
+            if arm in portraits
         }
         if mine and chosen:
-            out[name] = markdown(mine, measures, columns, chosen)
+            out[name] = markdown(mine, measures, columns, chosen, portraits)
     sharing = estimates([f for f in found if f.protocol == "robust"])
     if sharing:
         out["robust"] = _by_treatment(sharing, arms)
@@ -41,6 +41,14 @@ def tables(header: Mapping[str, Any], lines: Mapping[str, Mapping[str, object]])
     if compared:
         out["leads"] = _leads(compared, arms)
     return out
+
+
+def _portraits(found: Sequence[Figure]) -> dict[str, int]:
+    """Of each treatment."""
+    subjects: dict[str, set[str]] = {}
+    for f in found:
+        subjects.setdefault(f.arm, set()).add(f.subject)
+    return {arm: len(names) for arm, names in subjects.items()}
 
 
 def _by_treatment(found: list[Estimate], arms: Mapping[str, str]) -> str:

@@ -48,12 +48,41 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
             f"A share needs 0 <= successes <= trials and at least one trial; got {successes} of "
             f"{trials}."
         )
-    z, share = _normal_quantile(confidence), successes / trials
+    return _wilson(successes / trials, trials, confidence)
+
+
+def clustered_wilson(
+    hits: Sequence[bool], clusters: Sequence[int], confidence: float = 0.95
+) -> Interval:
+    """Wilson's interval of a share whose trials hang together, as several pictures or judges of one person do.
+
+    The trials count for as many as independent ones would be worth: their number over the design effect, which is the
+    variance between clusters over that of independent trials and at least 1 (Korn and Graubard 1998, Survey Methodology
+    24). A share of 0 or 1 shows no variance, so there each cluster counts once.
+    """
+    trials, names = len(hits), sorted(set(clusters))
+    if trials == 0 or len(clusters) != trials:
+        raise FluxGuardError(
+            f"Expected one cluster a trial and at least one trial; got {len(clusters)} for {trials}."
+        )
+    share = sum(map(bool, hits)) / trials
+    if share in (0.0, 1.0) or len(names) < 2:
+        return _wilson(share, len(names), confidence)
+    rests = dict.fromkeys(names, 0.0)
+    for hit, cluster in zip(hits, clusters, strict=True):
+        rests[cluster] += bool(hit) - share
+    between = sum(rest**2 for rest in rests.values()) * len(names) / (len(names) - 1)
+    effect = max(1.0, between * (trials - 1) / (trials**2 * share * (1 - share)))
+    return _wilson(share, trials / effect, confidence)
+
+
+def _wilson(share: float, trials: float, confidence: float) -> Interval:
+    z = _normal_quantile(confidence)
     scale = 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / scale
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2)) / scale
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == trials else min(1.0, centre + half)
+    low = 0.0 if share == 0 else max(0.0, centre - half)
+    high = 1.0 if share == 1 else min(1.0, centre + half)
     return Interval(share, low, high, confidence)
 
 

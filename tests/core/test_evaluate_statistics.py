@@ -7,7 +7,13 @@ import torch
 from scipy import stats
 
 from fluxguard_core.errors import FluxGuardError
-from fluxguard_core.evaluate.statistics import bootstrap_mean, paired, paired_shares, wilson
+from fluxguard_core.evaluate.statistics import (
+    bootstrap_mean,
+    clustered_wilson,
+    paired,
+    paired_shares,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (1, 10), (45, 50), (50, 50), (95, 100)])
@@ -17,6 +23,37 @@ def test_wilson_agrees_with_scipy(successes: int, trials: int, confidence: float
     theirs = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     assert (mine.low, mine.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
     assert mine.value == successes / trials
+
+
+def test_trials_that_hang_together_count_for_fewer() -> None:
+    """Independent trials: Wilson's own. Six judges who always agree: nearly as many trials as people."""
+    hits = [at % 5 == 0 for at in range(40)]
+    single, own = clustered_wilson(hits, list(range(40))), wilson(8, 40)
+    assert (single.low, single.high) == pytest.approx((own.low, own.high))
+    people = [person for person in range(40) for _ in range(6)]
+    alike = clustered_wilson([hits[person] for person in people], people)
+    assert alike.value == 0.2
+    assert wilson(8, 40).low > alike.low > wilson(8, 40).low - 0.01
+    assert wilson(8, 40).high < alike.high < wilson(8, 40).high + 0.01
+    assert clustered_wilson([False] * 240, people) == wilson(0, 40)
+    assert clustered_wilson([True] * 240, people).low == wilson(40, 40).low
+    with pytest.raises(FluxGuardError, match="one cluster a trial"):
+        clustered_wilson([True], [])
+
+
+def test_the_clustered_interval_covers_what_the_plain_one_does_not() -> None:
+    """People differ (shares of 0.1 or 0.7), each is judged nine times, and the interval is of all people."""
+    generator = torch.Generator().manual_seed(3)
+    clusters = [person for person in range(60) for _ in range(9)]
+    plain = clustered = 0
+    for _ in range(300):
+        own = 0.1 + 0.6 * (torch.rand(60, generator=generator) < 0.5).double()
+        hits = (torch.rand(60, 9, generator=generator) < own[:, None]).flatten().tolist()
+        few, many = wilson(sum(hits), len(hits)), clustered_wilson(hits, clusters)
+        plain += few.low <= 0.4 <= few.high
+        clustered += many.low <= 0.4 <= many.high
+    assert plain / 300 < 0.85
+    assert 0.91 <= clustered / 300 <= 0.99
 
 
 def test_bootstrap_covers_the_mean_and_is_repeatable() -> None:

@@ -225,8 +225,14 @@ def test_sums_of_made_up_figures() -> None:
     assert behind.verdict == "ours is behind"
     few = leads([f for f in found if int(f.person) in (0, 6, 7)], "default", ["match"])
     assert [lead.verdict for lead in few] == ["too few people to say"]
-    table = markdown(estimates(found), ["match"], ["own"], {"default": "ours", "pgd": "PGD"})
-    assert table.splitlines()[2].startswith("| ours | 10 % [")
+    table = markdown(
+        estimates(found),
+        ["match"],
+        ["own"],
+        {"default": "ours", "pgd": "PGD"},
+        {"default": 10, "pgd": 10},
+    )
+    assert table.splitlines()[2].startswith("| ours | 10 | 10 % [")
 
 
 def test_celeba_comes_as_one_folder_with_lists(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ _FIRST = ("unprotected", "default")
 
 
 def tables(header: Mapping[str, Any], lines: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
-    """Markdown by name: ``count``, ``verify``, ``look``, ``identify``, ``robust``, ``ablate``, ``leads``."""
+    """Markdown by name: ``count``, ``verify``, ``look``, ``identify``, ``robust``, ``ablate``, ``leads``, ``parts``."""
     found, arms = figures(lines), header["arms"]
     out = {"count": _count(header, found)}
     for name, measures, columns in (
@@ -35,11 +35,13 @@ def tables(header: Mapping[str, Any], lines: Mapping[str, Mapping[str, object]])
     sharing = estimates([f for f in found if f.protocol == "robust"])
     if sharing:
         out["robust"] = _by_treatment(sharing, arms)
-    compared = [
-        c for c in leads(found, "default", ["cos"]) if c.protocol == "verify" and c.column != "own"
-    ]
+    led = leads(found, "default", ["cos"])
+    compared = [c for c in led if c.protocol == "verify" and c.column != "own"]
     if compared:
         out["leads"] = _leads(compared, arms)
+    parts = [c for c in led if c.protocol == "ablate" and c.arm != "unprotected"]
+    if parts:
+        out["parts"] = _parts(parts, arms)
     return out
 
 
@@ -81,6 +83,21 @@ def _leads(found: list[Lead], arms: Mapping[str, str]) -> str:
         ]
         people = max(c.people for c in mine.values())
         lines.append(f"| {arms[arm]} | {people} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def _parts(found: list[Lead], arms: Mapping[str, str]) -> str:
+    """What the default's held-out cosine loses (below 0) by each part taken out, and what it gains."""
+    lines = [
+        f"| the default minus | people | own | {' | '.join(f'at our {c}' for c in MATCHED[1:])} |",
+        "|---" * (len(MATCHED) + 2) + "|",
+    ]
+    for arm in dict.fromkeys(c.arm for c in found):
+        mine = {c.column: c for c in found if c.arm == arm}
+        row = [shown("cos", mine[c].interval) if c in mine else "–" for c in MATCHED]
+        lines.append(
+            f"| {arms[arm]} | {max(c.people for c in mine.values())} | {' | '.join(row)} |"
+        )
     return "\n".join(lines)
 
 

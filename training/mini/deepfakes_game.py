@@ -1,7 +1,7 @@
 """The game by which the deepfake models learn: the renderer's answers first, then a critic, as the published models.
 
-What a model is fragile by comes from the game. StarGAN's cycle has to bring back what an edit has taken away, so it
-hides that in faint patterns and reads them with a high gain, which no mean absolute error to an answer asks for.
+StarGAN's cycle has to bring back what an edit has taken away, so a long game may hide that in faint patterns and read
+them with a high gain. Short games did not make models easier to break (docs/attributes.md).
 """
 
 from __future__ import annotations

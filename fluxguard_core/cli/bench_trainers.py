@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..backends.flux import cast
 from ..defences.budget import with_budget
-from ..defences.surrogates import Surrogate, TowardsTerm, surrogate
+from ..defences.surrogates import LatentTerm, Surrogate, surrogate
 from ..defences.training import TrainingShield, shield_training
 from ..evaluate.quality import psnr
 from ..evaluate.shield_rows import CLEAN, TrainerCell, append, check_settings, read, trainer_table
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ..mini.trainers import LoraPlan
 
 TOWARDS = "towards a stranger"
-# The miniature learns a person at a rate that FLUX would not bear; its stand-ins train as its attackers do.
 _TOWARDS_STEPS = 40
+# The miniature learns a person at a rate that FLUX would not bear; its stand-ins train as its attackers do.
 _OURS = TrainingShield(epochs=6, static_steps=60, rate=4e-3)
 ARMS: dict[str, TrainingShield | None] = {
     CLEAN: None,
@@ -177,7 +177,7 @@ def _towards(pictures: Tensor, asked: Surrogate, budget: int, person: int) -> Te
         wanted = asked.encode(strangers_of(person))
     return descend(
         PixelSpace(pictures, budget / 255, generator=generator),
-        [TowardsTerm(asked.encode, wanted)],
+        [LatentTerm(asked.encode, wanted, towards=True)],
         SignMomentum(2 / 255, shrink_over=_TOWARDS_STEPS),
         DescentSettings(steps=_TOWARDS_STEPS),
         draw=lambda: Draw((), generator),

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ..regions.sources import MaskSource
 
 
+_MASK = "mask"
+"""What masks and their overlays are marked with, so that they alone are replaced."""
+
+
 def register(subparsers: Any) -> None:
     """Add `regions` and `mask` to the `fluxguard` parser."""
     _register_regions(subparsers)
@@ -123,17 +127,17 @@ def run_mask(args: argparse.Namespace) -> int:
         found = combined(found, read_mask(args.mask, picture.size), args.combine)
     found = shaped(found, pixels=args.grow, edge=args.feather)
     latent_mask(found, 16)  # a mask that FLUX's cells do not see is told now
-    write_png(output, found.mask)
+    write_png(output, found.mask, mark=_MASK)
     print(f"{output}: {found.told()}")
     if args.overlay:
-        write_png(place, overlay(picture.rgb, found))
+        write_png(place, overlay(picture.rgb, found), mark=_MASK)
         print(place)
     return 0
 
 
 def _check_outputs(args: argparse.Namespace, output: Path, overlay: Path) -> None:
     """FluxGuardError where the mask would replace something else than an earlier mask, or cannot be written."""
-    from ..pictures.files import read_picture
+    from ..pictures.files import mark_of
     from .names import check_not_read, check_writable, shown
 
     if output.suffix.lower() != ".png":
@@ -141,11 +145,10 @@ def _check_outputs(args: argparse.Namespace, output: Path, overlay: Path) -> Non
     files = [output, *([overlay] if args.overlay else [])]
     check_not_read(files, [Path(path) for path in (args.photo, args.mask) if path])
     check_writable(files)
-    there = next((path for path in files if path.exists()), None)
-    # Masks are grey and photos hardly ever, and an overlay lies beside its mask.
-    if there is not None and not (there == output and read_picture(there).grey):
+    there = next((path for path in files if path.exists() and mark_of(path) != _MASK), None)
+    if there is not None:
         raise FluxGuardError(
-            f"{shown(there)} is there already and is no mask, so it is not replaced.",
+            f"{shown(there)} is there already and is no mask of FluxGuard, so it is not replaced.",
             "Move it away, or choose another ‹give output›.",
         )
 

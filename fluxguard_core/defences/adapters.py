@@ -49,9 +49,8 @@ class Adapter:
         def add(module: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> Tensor | None:
             if self.switch.chosen != self.name:
                 return None
-            seen = given[
-                0
-            ].float()  # the transformer may lie on another card than what it is asked about
+            # The transformer may lie on another card than what it is asked about.
+            seen = given[0].float()
             return answer + (seen @ down.to(seen.device).T @ up.to(seen.device).T).to(answer)
 
         return add

@@ -18,6 +18,7 @@ from ..weights.manifest import Entry
 from ..worlds import WORLDS, World
 from .attgan import AttGANShape, Discriminators, Generator
 from .attributes import PUBLISHED
+from .checkpoint import under
 
 PUBLISHED_SIZE = 128
 
@@ -59,7 +60,7 @@ def load_attgan(
         FluxGuardError: no AttGAN, or names that do not fit.
     """
     state, notes = load_tensors(path, expected=expected)
-    parts = {p: _under(state, f"{p}.") for p in ("G", "D")}
+    parts = {p: under(state, f"{p}.") for p in ("G", "D")}
     if not parts["G"]:
         parts = {"G": state, "D": {}}
     try:
@@ -123,10 +124,6 @@ def save_attgan(
     part.chmod(0o644)
     part.replace(path)
     return path
-
-
-def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def _floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from ..weights.loading import load_tensors
 from .attgan import AttGANShape, Discriminators, Generator
 from .attgan_alone import classifier_loss, taught_loss
 from .attgan_losses import (
@@ -22,6 +20,7 @@ from .attgan_losses import (
     generator_loss,
     label_planes,
 )
+from .checkpoint import Players, descend, load_game, save_game
 
 Draw = Callable[[int, torch.Generator], LabelledBatch]
 """(step, random numbers of this step) -> a batch."""
@@ -79,36 +78,21 @@ class AttGANRun:
 
     def save(self, path: Path) -> None:
         """Write everything, replacing the last checkpoint only when this one is complete."""
-        state = {f"G.{k}": v for k, v in self.generator.state_dict().items()}
-        state |= {f"D.{k}": v for k, v in self.critic.state_dict().items()}
-        for name, optimiser in zip(("optim_G", "optim_D"), self.steps, strict=True):
-            for index, entry in optimiser.state_dict()["state"].items():
-                for key, value in entry.items():
-                    state[f"{name}.{index}.{key}"] = torch.as_tensor(value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".partial")
-        notes = {k: str(getattr(self, k)) for k in ("step", "seconds", "before")}
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, part, notes)
-        part.replace(path)
+        notes = {k: getattr(self, k) for k in ("step", "seconds", "before")}
+        save_game(path, self._players(), notes, {})
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint of the same shape."""
-        state, notes = load_tensors(path)
+        notes, _ = load_game(path, self._players())
         self.step, self.seconds = int(notes["step"]), float(notes["seconds"])
         self.before = int(notes.get("before", "0"))
-        for prefix, network in (("G.", self.generator), ("D.", self.critic)):
-            network.load_state_dict(_under(state, prefix))
-        for name, optimiser in zip(("optim_G.", "optim_D."), self.steps, strict=True):
-            entries: dict[int, dict[str, Tensor]] = {}
-            for key, value in _under(state, name).items():
-                index, _, field = key.partition(".")
-                entries.setdefault(int(index), {})[field] = value
-            groups = optimiser.state_dict()["param_groups"]
-            optimiser.load_state_dict({"state": entries, "param_groups": groups})
 
-
-def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    def _players(self) -> Players:
+        first, second = self.steps
+        return {
+            "G": (self.generator, "optim_G", first),
+            "D": (self.critic, "optim_D", second),
+        }
 
 
 def _adam(network: nn.Module, plan: AttGANPlan) -> torch.optim.Adam:
@@ -119,14 +103,6 @@ def _progress(run: AttGANRun, plan: AttGANPlan) -> float:
     if plan.minutes is not None:
         return run.seconds / (60.0 * plan.minutes)
     return run.step / plan.steps
-
-
-def _descend(optimiser: torch.optim.Adam, loss: Tensor, rate: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
 
 
 def train_step(run: AttGANRun, draw: Draw, plan: AttGANPlan) -> dict[str, float]:
@@ -141,11 +117,11 @@ def train_step(run: AttGANRun, draw: Draw, plan: AttGANPlan) -> dict[str, float]
     half = torch.autocast(torch.device(plan.device).type, torch.bfloat16, enabled=plan.half)
     if progress < plan.taught:
         loss, figures = taught_loss(run.generator, batch, half)
-        _descend(run.steps[0], loss, _falling(plan.rate, progress / plan.taught))
+        descend(run.steps[0], loss, _falling(plan.rate, progress / plan.taught))
     elif progress >= 1 - plan.alone:
         run.critic.requires_grad_(True)
         loss, figures = classifier_loss(run.critic, batch, random)
-        _descend(run.steps[1], loss, _falling(plan.rate, (progress - 1) / plan.alone + 1))
+        descend(run.steps[1], loss, _falling(plan.rate, (progress - 1) / plan.alone + 1))
     else:
         figures = _game_step(run, batch, plan, half, random)
     run.step += 1
@@ -173,7 +149,7 @@ def _game_step(
         with torch.no_grad(), half:
             fake = run.generator(batch.pictures, label_planes(batch.wanted)).float()
         loss, figures = critic_loss(run.critic, batch, fake, plan.weights, random)
-    _descend(run.steps[0] if turn else run.steps[1], loss, rate)
+    descend(run.steps[0] if turn else run.steps[1], loss, rate)
     return figures
 
 

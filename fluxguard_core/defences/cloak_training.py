@@ -14,12 +14,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import FluxGuardError
 from ..protect.views import random_sharing
-from ..weights.loading import load_tensors
+from .checkpoint import Players, descend, load_game, save_game, under
 from .cloak import BOUND, CloakGenerator, PatchDiscriminator, bounded, soft
 from .cloak_targets import Asked, Deepfake, Target, masked_error, surrogate
 
@@ -153,53 +152,31 @@ class CloakRun:
         assert isinstance(looks, PatchDiscriminator) and isinstance(breaks, PatchDiscriminator)
         return cls(generator, looks, breaks, adam, {})
 
-    def _networks(self) -> dict[str, nn.Module]:
-        return {"generator": self.generator, "looks": self.looks, "breaks": self.breaks}
-
     def save(self, path: Path) -> None:
         """Write everything, replacing the last checkpoint only when this one is complete."""
-        state: dict[str, Tensor] = {f"base.{k}": v for k, v in self.bases.items()}
-        for (name, net), adam in zip(self._networks().items(), self.optimisers, strict=True):
-            state |= {f"{name}.{k}": v for k, v in net.state_dict().items()}
-            for index, entry in adam.state_dict()["state"].items():
-                for key, value in entry.items():
-                    state[f"adam-{name}.{index}.{key}"] = torch.as_tensor(value)
-        notes = {k: str(getattr(self, k)) for k in ("step", "seconds", "queries")}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".partial")
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, part, notes)
-        part.replace(path)
+        notes = {k: getattr(self, k) for k in ("step", "seconds", "queries")}
+        bases = {f"base.{k}": v for k, v in self.bases.items()}
+        save_game(path, self._players(), notes, bases)
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint."""
-        state, notes = load_tensors(path)
+        notes, state = load_game(path, self._players())
         self.step, self.seconds = int(notes["step"]), float(notes["seconds"])
         self.queries = int(notes["queries"])
         device = next(self.generator.parameters()).device
-        self.bases = {k: v.to(device) for k, v in _under(state, "base.").items()}
-        for (name, net), adam in zip(self._networks().items(), self.optimisers, strict=True):
-            net.load_state_dict(_under(state, f"{name}."))
-            entries: dict[int, dict[str, Tensor]] = {}
-            for key, value in _under(state, f"adam-{name}.").items():
-                index, _, field = key.partition(".")
-                entries.setdefault(int(index), {})[field] = value
-            groups = adam.state_dict()["param_groups"]
-            adam.load_state_dict({"state": entries, "param_groups": groups})
+        self.bases = {k: v.to(device) for k, v in under(state, "base.").items()}
 
-
-def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    def _players(self) -> Players:
+        networks = {"generator": self.generator, "looks": self.looks, "breaks": self.breaks}
+        return {
+            name: (network, f"adam-{name}", adam)
+            for (name, network), adam in zip(networks.items(), self.optimisers, strict=True)
+        }
 
 
 def _opponent_loss(opponent: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     """Hinge of a discriminator."""
     return F.relu(1 - opponent(real)).mean() + F.relu(1 + opponent(fake)).mean()
-
-
-def _descend(adam: torch.optim.Adam, loss: Tensor) -> None:
-    adam.zero_grad(set_to_none=True)
-    loss.backward()
-    adam.step()
 
 
 def _cloaked(run: CloakRun, plain: Tensor, plan: CloakPlan) -> tuple[Tensor, Tensor]:
@@ -222,7 +199,7 @@ def train_step(
     for net in (run.looks, run.breaks):
         net.requires_grad_(True)
     cloaked, change = _cloaked(run, plain, plan)
-    _descend(run.optimisers[1], _opponent_loss(run.looks, plain, cloaked.detach()))
+    descend(run.optimisers[1], _opponent_loss(run.looks, plain, cloaked.detach()))
     figures: dict[str, float] = {}
     loss = plain.new_zeros(())
     if targets:
@@ -233,7 +210,7 @@ def train_step(
             broken = target((plain + run.bases[target.name]).clamp(0, 1), conditions)
         passed = _shared(cloaked, plan, generator)
         output = target(passed, conditions)
-        _descend(run.optimisers[2], _opponent_loss(run.breaks, broken, output.detach()))
+        descend(run.optimisers[2], _opponent_loss(run.breaks, broken, output.detach()))
         for net in (run.looks, run.breaks):
             net.requires_grad_(False)
         error = masked_error(output, clean, plain)
@@ -260,7 +237,7 @@ def train_step(
         seen = look(cloaked, plain)
         loss = loss + plan.look * seen.mean()
         figures["look"] = float(seen.detach().mean())
-    _descend(run.optimisers[0], loss)
+    descend(run.optimisers[0], loss)
     run.step += 1
     return figures
 

@@ -107,40 +107,23 @@ def rms(change: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class LatentTerm:
-    """Distance of the latent from the clean picture's: ||E(x) - E(x0)|| / sqrt(n). Needs no prompt.
+    """Distance of the latent from another: ||E(x) - E(y)|| / sqrt(n). Needs no prompt.
 
     Args:
-        clean: E(x0) [B, C, h, w].
+        other: E(y) [B, C, h, w]: the clean picture's, to get away from, or with ``towards`` somebody else's, to get
+            near to, as Glaze does for a style.
     """
 
     encode: Encode
-    clean: Tensor
+    other: Tensor
+    towards: bool = False
     name: str = "latent"
 
     def __call__(self, picture: Tensor, draw: Draw) -> Reading:
         """Read a picture [B, 3, H, W]; figure ``distance`` [B]."""
         del draw
-        distance = rms(self.encode(picture) - self.clean)
-        return Reading(-distance, figures={"distance": distance})
-
-
-@dataclass(frozen=True, eq=False)
-class TowardsTerm:
-    """Distance of the latent to another picture's, which is to fall: ||E(x) - E(y)|| / sqrt(n), as Glaze asks.
-
-    Args:
-        wanted: E(y) [B, C, h, w].
-    """
-
-    encode: Encode
-    wanted: Tensor
-    name: str = "towards"
-
-    def __call__(self, picture: Tensor, draw: Draw) -> Reading:
-        """Read a picture [B, 3, H, W]; figure ``distance`` [B]."""
-        del draw
-        distance = rms(self.encode(picture) - self.wanted)
-        return Reading(distance, figures={"distance": distance})
+        distance = rms(self.encode(picture) - self.other)
+        return Reading(distance if self.towards else -distance, figures={"distance": distance})
 
 
 @dataclass(frozen=True, eq=False)

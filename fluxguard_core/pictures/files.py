@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .colours import GREY_MODES, deep_grey, reduced, srgb
@@ -129,15 +130,30 @@ def _single(values: Tensor) -> Tensor:
     return image
 
 
-def png_bytes(picture: Picture | Tensor) -> bytes:
-    """The PNG file of a picture, without any metadata."""
+_MARK = "FluxGuard"
+
+
+def png_bytes(picture: Picture | Tensor, mark: str = "") -> bytes:
+    """The PNG file of a picture, without any metadata but a word that says what it is, where one is given."""
     stream = io.BytesIO()
-    to_pillow(picture).save(stream, format="PNG")
+    notes = PngInfo()
+    if mark:
+        notes.add_text(_MARK, mark)
+    to_pillow(picture).save(stream, format="PNG", pnginfo=notes)
     return stream.getvalue()
 
 
-def write_png(path: str | os.PathLike[str], picture: Picture | Tensor) -> Path:
-    """Write an 8-bit PNG: alpha restored, grey as grey (luma), no metadata; whole or not at all.
+def mark_of(path: str | os.PathLike[str]) -> str:
+    """The word that ``write_png`` left in a file; none where it is no such file."""
+    try:
+        with Image.open(path) as opened:
+            return str(opened.info.get(_MARK, ""))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""
+
+
+def write_png(path: str | os.PathLike[str], picture: Picture | Tensor, *, mark: str = "") -> Path:
+    """Write an 8-bit PNG: alpha restored, grey as grey (luma), no metadata but ``mark``; whole or not at all.
 
     Returns the path. Raises PictureError for a name that does not end in .png (the protection lives
     in fine differences, which JPEG would thin out), and for a folder that cannot be written.
@@ -145,7 +161,7 @@ def write_png(path: str | os.PathLike[str], picture: Picture | Tensor) -> Path:
     target = Path(path)
     if target.suffix.lower() != ".png":
         raise PictureError(f"{target} does not end in .png: results are written as PNG only.")
-    write_atomic(target, png_bytes(picture))
+    write_atomic(target, png_bytes(picture, mark))
     return target
 
 

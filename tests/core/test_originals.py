@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fluxguard_core.cli import attributes
 from fluxguard_core.cli.main import main
@@ -27,7 +28,9 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("output", ["photo.png", "other.png", "other-overlay.png", "MASK.png"])
+@pytest.mark.parametrize(
+    "output", ["photo.png", "other.png", "other-overlay.png", "MASK.png", "grey.png"]
+)
 def test_a_mask_replaces_masks_only(
     tmp_path: Path, output: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -35,6 +38,8 @@ def test_a_mask_replaces_masks_only(
     taken = tmp_path / ("MASK-overlay.png" if output == "MASK.png" else output)
     if taken != photo:
         portrait(taken, 1)
+    if output == "grey.png":  # a black and white photo looks like a mask
+        Image.open(taken).convert("L").save(taken)
     before = digest(taken)
     given = ["mask", str(photo), "--prompt", "red lipstick", "--overlay"]
     assert main([*given, "-o", str(tmp_path / output)]) == 2

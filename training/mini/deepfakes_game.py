@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fluxguard_core.defences.attgan_losses import answer_loss, gradient_penalty
-from fluxguard_core.weights.loading import load_tensors
+from fluxguard_core.defences.checkpoint import Players, descend, load_game, save_game
 
 from .training import TrainPlan, note, start
 
@@ -134,40 +134,16 @@ class Game:
 
     def save(self, path: Path) -> None:
         """Write everything, replacing the last checkpoint only when this one is complete."""
-        state: dict[str, Tensor] = {}
-        for name, net, adam in zip("GD", (self.network, self.critic), self.adam, strict=True):
-            state |= {f"{name}.{k}": v for k, v in net.state_dict().items()}
-            for index, entry in adam.state_dict()["state"].items():
-                state |= {f"adam{name}.{index}.{k}": torch.as_tensor(v) for k, v in entry.items()}
-        part = path.with_suffix(".partial")
-        notes = {"step": str(self.step), "seconds": str(self.seconds)}
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, part, notes)
-        part.replace(path)
+        save_game(path, self._players(), {"step": self.step, "seconds": self.seconds}, {})
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint."""
-        state, notes = load_tensors(path)
+        notes, _ = load_game(path, self._players())
         self.step, self.seconds = int(notes["step"]), float(notes["seconds"])
-        for name, net, adam in zip("GD", (self.network, self.critic), self.adam, strict=True):
-            net.load_state_dict(_under(state, f"{name}."))
-            entries: dict[int, dict[str, Tensor]] = {}
-            for key, value in _under(state, f"adam{name}.").items():
-                index, _, field = key.partition(".")
-                entries.setdefault(int(index), {})[field] = value
-            groups = adam.state_dict()["param_groups"]
-            adam.load_state_dict({"state": entries, "param_groups": groups})
 
-
-def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _descend(adam: torch.optim.Adam, loss: Tensor, rate: float) -> None:
-    for group in adam.param_groups:
-        group["lr"] = rate
-    adam.zero_grad(set_to_none=True)
-    loss.backward()
-    adam.step()
+    def _players(self) -> Players:
+        first, second = self.adam
+        return {"G": (self.network, "adamG", first), "D": (self.critic, "adamD", second)}
 
 
 def play(game: Game, rules: Rules, plan: GamePlan, progress: float, seed: int) -> dict[str, float]:
@@ -182,9 +158,7 @@ def play(game: Game, rules: Rules, plan: GamePlan, progress: float, seed: int) -
         turn = rules.draw(random)
         with torch.no_grad(), half:
             fake = rules.make(game.network, turn).float()
-        _descend(
-            game.adam[1], _critic_loss(game.critic, turn, fake, plan, random), plan.critic_rate
-        )
+        descend(game.adam[1], _critic_loss(game.critic, turn, fake, plan, random), plan.critic_rate)
     game.critic.requires_grad_(False)
     turn = rules.draw(random)
     if taught:
@@ -197,7 +171,7 @@ def play(game: Game, rules: Rules, plan: GamePlan, progress: float, seed: int) -
     # Both parts settle at their ends.
     left = 1.0 - progress / plan.taught if taught else (1.0 - progress) / (1.0 - plan.taught)
     rate = (plan.warm if taught else plan.rate) * min(1.0, 2.5 * left + 0.05)
-    _descend(game.adam[0], loss, rate)
+    descend(game.adam[0], loss, rate)
     game.step += 1
     return figures
 

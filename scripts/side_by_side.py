@@ -13,11 +13,17 @@ import threading
 import time
 
 
+def say(line: str) -> None:
+    """Write a line whole: print sends its end apart, and another thread's line could come between."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def relay(name: str, process: subprocess.Popen[str]) -> None:
     """Write what a process says, line by line."""
     assert process.stdout is not None
     for line in process.stdout:
-        print(f"{name} | {line.rstrip()}", flush=True)
+        say(f"{name} | {line.rstrip()}")
 
 
 def run(name: str, command: str, codes: dict[str, int]) -> None:
@@ -36,7 +42,7 @@ def run(name: str, command: str, codes: dict[str, int]) -> None:
     codes[name] = process.wait()
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     ended = "passed" if codes[name] == 0 else f"FAILED with exit code {codes[name]}"
-    print(f"{name} | {ended} after {minutes} min {seconds} s", flush=True)
+    say(f"{name} | {ended} after {minutes} min {seconds} s")
 
 
 def main(arguments: list[str]) -> int:
@@ -49,9 +55,7 @@ def main(arguments: list[str]) -> int:
     for thread in threads:
         thread.join()
     failed = [name for name in commands if codes.get(name) != 0]
-    print(
-        f"failed: {', '.join(failed)}" if failed else f"passed: {', '.join(commands)}", flush=True
-    )
+    say(f"failed: {', '.join(failed)}" if failed else f"passed: {', '.join(commands)}")
     return 1 if failed else 0
 
 

@@ -26,11 +26,15 @@ def ask(url: str, content: Any = None) -> Any:
     data = None if content is None else json.dumps(content).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.loads(answer.read())
+        return json.loads(answer.read() or b"null")
 
 
 def run(url: str, graph: dict[str, Any]) -> dict[str, Any]:
-    """Outputs of a graph by node, once it has run through."""
+    """Outputs of a graph by node, once it has run through.
+
+    The server forgets what it ran before: a node that it takes from there shows no picture.
+    """
+    ask(f"{url}/free", {"free_memory": True})
     prompt = ask(f"{url}/prompt", {"prompt": graph})
     if prompt["node_errors"]:
         raise SystemExit(json.dumps(prompt["node_errors"], indent=1))
@@ -53,7 +57,6 @@ def pictures(
             "FluxGuard_MiniPortrait",
             "PreviewImage",
             "SaveImage",
-            "FluxGuard_MiniPortrait",
         ):
             continue
         for image in outputs[node]["images"]:

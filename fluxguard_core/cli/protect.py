@@ -139,8 +139,9 @@ def run(args: argparse.Namespace) -> int:
     if not plan.to_do:
         return 1 if failed or plan.left_alone else 0
     if args.ray is not None:
-        failed += protect_ray.protect_with_ray(args, plan)
-        print(_summary(plan, failed), file=sys.stderr if failed else sys.stdout)
+        lost, matched = protect_ray.protect_with_ray(args, plan)
+        failed += lost
+        print(_summary(plan, failed, matched), file=sys.stderr if failed else sys.stdout)
         return 1 if failed or plan.left_alone else 0
     work = worker_of(args, plan)
     matched = 0
@@ -150,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
                 done = work(item, called(args, item), stop)
                 if done.interrupted:
                     return 130
-                matched += done.report is not None and done.report.verdict.level == "none"
+                matched += every_recogniser_matches(done)
             except Interrupted:
                 raise
             except Exception as error:  # whatever it is, the other pictures have their turn
@@ -236,6 +237,11 @@ def _protect(
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """What the report says of the run besides the preset."""
     return {"seed": args.seed, **({"likeness": args.likeness} if args.likeness else {})}
+
+
+def every_recogniser_matches(done: Protected | Kept) -> bool:
+    """Whether a picture was worked on in vain, as far as it was measured."""
+    return done.report is not None and done.report.verdict.level == "none"
 
 
 def told_of(error: Exception) -> str:

@@ -54,8 +54,8 @@ def add_ray(parser: Any) -> None:
     )
 
 
-def protect_with_ray(args: argparse.Namespace, plan: Plan) -> int:
-    """Protect what the plan has to do; returns how many pictures could not be protected."""
+def protect_with_ray(args: argparse.Namespace, plan: Plan) -> tuple[int, int]:
+    """Protect what the plan has to do; returns how many could not be protected, and how many are matched all the same."""
     ray = _ray()
     items = plan.to_do
     with _connected(ray, args.ray) as resources:
@@ -75,13 +75,14 @@ def protect_with_ray(args: argparse.Namespace, plan: Plan) -> int:
             max_restarts=-1,
             max_task_retries=-1,
         )
-        failed, busy = 0, 0.0
+        failed, matched, busy = 0, 0, 0.0
         for row in outcomes.iter_rows():
             failed += not row["fine"]
+            matched += bool(row["matched"])
             busy += float(row["seconds"])
             print(row["told"], file=sys.stdout if row["fine"] else sys.stderr, flush=True)
     print(Throughput(len(items), workers, time.perf_counter() - started, busy).told())
-    return failed
+    return failed, matched
 
 
 class Worker:
@@ -96,13 +97,16 @@ class Worker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Protect the pictures of these numbers."""
         rows = [self._one(self.plan.to_do[int(number)]) for number in batch["number"]]
-        return {name: [row[name] for row in rows] for name in ("fine", "seconds", "told")}
+        return {
+            name: [row[name] for row in rows] for name in ("fine", "matched", "seconds", "told")
+        }
 
     def _one(self, item: Item) -> dict[str, Any]:
-        from .protect import told_of
+        from .protect import every_recogniser_matches, told_of
 
         started = time.perf_counter()
         name = shown(item.targets.protected)
+        matched = False
         try:
             # A worker that was lost after its last word to the disk has done this one.
             if not self.args.again and is_made(item.targets, item.made, html=self.args.html):
@@ -114,10 +118,12 @@ class Worker:
                     if result.report is None
                     else result.report.verdict.headline
                 )
+                matched = every_recogniser_matches(result)
             fine = True
         except Exception as error:  # whatever it is, the other pictures have their turn
             fine, told = False, f"{called(self.args, item)}: {told_of(error)}"
-        return {"fine": fine, "seconds": time.perf_counter() - started, "told": told}
+        seconds = time.perf_counter() - started
+        return {"fine": fine, "matched": matched, "seconds": seconds, "told": told}
 
 
 def _portable(args: argparse.Namespace) -> dict[str, Any]:

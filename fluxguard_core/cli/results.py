@@ -23,6 +23,7 @@ from ..pipelines.unedited import Kept
 from .names import Targets
 
 _STATE = "result"
+_BESIDE = "beside"
 # What changes where results go or what is told about them, and not the pictures.
 _NO_SETTING = frozenset(
     {
@@ -137,11 +138,13 @@ def _keep(
 ) -> dict[str, Any]:
     """The numbers go first: a picture never lies there without the word that it is a result."""
     data = png_bytes(protected)
+    _clear(targets)
     known = {
         _STATE: {
             "state": "stopped" if stopped else "not measured yet",
             "made_from": made.digest,
             "protected_sha256": _sha256(data),
+            _BESIDE: [path.name for path in beside],
         },
         "version": __version__,
         **numbers,
@@ -163,6 +166,7 @@ def finish(targets: Targets, known: dict[str, Any], result: Measured, *, html: b
         return
     if html:
         write_html(targets.html, result.report, result.pictures)
+        state[_BESIDE] = [*state[_BESIDE], targets.html.name]
     _write_json(targets, {**result.report.to_dict(), _STATE: state})
 
 
@@ -177,6 +181,7 @@ def store(
 ) -> None:
     """Write one picture and its numbers; the numbers go first, and again when all is done."""
     sweep(targets)
+    _clear(targets)
     data = png_bytes(replace(picture, rgb=protected))
     state = {
         "state": "stopped",
@@ -188,6 +193,14 @@ def store(
     write_atomic(targets.protected, data)
     if not stopped:
         _write_json(targets, {_STATE: {**state, "state": "finished"}, **known})
+
+
+def _clear(targets: Targets) -> None:
+    """Remove what an earlier run wrote beside its result: it shows another picture than the one that comes now."""
+    written = (_state(targets) or {}).get(_BESIDE, [])
+    for path in targets.every:
+        if path.name in written and path not in (targets.protected, targets.json):
+            path.unlink(missing_ok=True)
 
 
 def _write_json(targets: Targets, values: dict[str, Any]) -> None:

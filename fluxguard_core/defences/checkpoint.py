@@ -1,4 +1,4 @@
-"""Checkpoints of games between networks: weights and what Adam remembers, in one file that is whole or not there."""
+"""Steps and checkpoints of training: weights and what Adam remembers, in one file that is whole or not there."""
 
 from __future__ import annotations
 
@@ -55,11 +55,19 @@ def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def descend(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float | None = None) -> None:
-    """One step down a loss, at a rate of its own where one is given."""
+def descend(
+    optimiser: torch.optim.Optimizer,
+    loss: Tensor,
+    rate: float | None = None,
+    clip: float | None = None,
+) -> None:
+    """One step down a loss, at a rate of its own and with gradients of at most a norm of `clip` where given."""
     if rate is not None:
         for group in optimiser.param_groups:
             group["lr"] = rate
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    if clip is not None:
+        moved = [p for group in optimiser.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(moved, clip)
     optimiser.step()

@@ -82,6 +82,11 @@ def test_a_killed_workers_pictures_are_done_by_others(tmp_path: Path) -> None:
         assert len(re.findall(rf"{person}\.png: ", told)) == 1
     assert len(list(out.rglob("*.png"))) == 8 and not list(out.rglob("*.tmp"))
     assert re.search(r"5 pictures on 2 workers in \d+ s: [\d.]+ a minute, [\d.]+ times", told)
+    in_vain = told.count("Not protected: every recogniser")
+    assert (
+        in_vain
+        and f", {in_vain} worked on, but every recogniser still matches, 1 passed over" in told
+    )
     # What is there is not made again, with Ray or without.
     assert main([*command[3:-1], "--dry-run"]) == 0
 

@@ -103,6 +103,20 @@ def test_a_folder_goes_on_where_it_stopped(
 
 
 @pytest.mark.usefixtures("loaded")
+def test_what_shows_an_earlier_result_goes_with_it(tmp_path: Path) -> None:
+    folder, out = portraits(tmp_path / "in", 1), tmp_path / "out"
+    given = ["protect", str(folder), "-o", str(out), *QUICK]
+    assert main([*given, "--html"]) == 0
+    assert names(out) == {"p0.png", "p0-unprotected.png", "p0.json", "p0.html"}
+    (out / "p0-where.png").write_bytes(b"mine")  # no result of that run
+    edited = (out / "p0-unprotected.png").read_bytes()
+    assert main([*given, "--prompt", "a person with a brown hat"]) == 0
+    assert names(out) == {"p0.png", "p0-unprotected.png", "p0-where.png", "p0.json"}
+    assert (out / "p0-unprotected.png").read_bytes() != edited
+    assert (out / "p0-where.png").read_bytes() == b"mine"
+
+
+@pytest.mark.usefixtures("loaded")
 def test_one_pictures_trouble_ends_no_batch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

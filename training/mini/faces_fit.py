@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from fluxguard_core.defences.checkpoint import descend, load_game, save_game
 
 Draw = Callable[[int, torch.Generator], Tensor]
 """(step, generator) -> scalar loss of a fresh batch."""
@@ -42,41 +42,6 @@ def _rate(progress: float) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def _tensors(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = {f"module.{k}": v.contiguous() for k, v in module.state_dict().items()}
-    for index, entry in optimiser.state_dict()["state"].items():
-        for key, value in entry.items():
-            state[f"optimiser.{index}.{key}"] = torch.as_tensor(value).contiguous()
-    return state
-
-
-def _save(
-    path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, step: int, spent: float
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file(_tensors(module, optimiser), part, {"step": str(step), "seconds": str(spent)})
-    part.replace(path)
-
-
-def _resume(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
-    """Load a checkpoint if there is one; returns the next step and the seconds spent."""
-    if not path.is_file():
-        return 0, 0.0
-    with safe_open(str(path), framework="pt") as file:
-        metadata = file.metadata()
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    module.load_state_dict({k[7:]: v for k, v in state.items() if k.startswith("module.")})
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, value in state.items():
-        if key.startswith("optimiser."):
-            _, index, name = key.split(".", 2)
-            entries.setdefault(int(index), {})[name] = value
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": entries, "param_groups": groups})
-    return int(metadata["step"]), float(metadata["seconds"])
-
-
 def _optimiser(module: nn.Module, plan: FitPlan) -> torch.optim.AdamW:
     matrices = [p for p in module.parameters() if p.ndim > 1]
     vectors = [p for p in module.parameters() if p.ndim <= 1]
@@ -85,19 +50,6 @@ def _optimiser(module: nn.Module, plan: FitPlan) -> torch.optim.AdamW:
         {"params": vectors, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
-
-
-def _descend(
-    module: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, rate: float
-) -> float:
-    """One step down the loss at a rate, with clipped gradients; returns the loss."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(module.parameters(), 5.0)
-    optimiser.step()
-    return float(loss.detach())
 
 
 def fit(
@@ -116,7 +68,15 @@ def fit(
     """
     torch.set_flush_denormal(True)
     optimiser = _optimiser(module, plan)
-    step, spent = _resume(checkpoint, module, optimiser)
+    players = {"module": (module, "optimiser", optimiser)}
+    step, spent = 0, 0.0
+    if checkpoint.is_file():
+        notes, _ = load_game(checkpoint, players)
+        step, spent = int(notes["step"]), float(notes["seconds"])
+
+    def save() -> None:
+        save_game(checkpoint, players, {"step": step, "seconds": spent}, {})
+
     limit = math.inf if plan.minutes is None else plan.minutes * 60
     start = saved = time.monotonic() - spent
     module.train()
@@ -125,7 +85,8 @@ def fit(
         while step < plan.steps and spent < limit:
             progress = max(step / plan.steps, spent / limit)
             loss = draw(step, step_generator(plan.seed, step))
-            value = _descend(module, optimiser, loss, plan.rate * _rate(progress))
+            descend(optimiser, loss, plan.rate * _rate(progress), clip=5.0)
+            value = float(loss.detach())
             step += 1
             spent = time.monotonic() - start
             mean = value if mean is None else 0.98 * mean + 0.02 * value
@@ -133,9 +94,9 @@ def fit(
                 speed = step * plan.batch / spent
                 log(f"step {step} loss {mean:.4f} {speed:.0f} samples/s {spent:.0f} s")
             if time.monotonic() - saved > 60:
-                _save(checkpoint, module, optimiser, step, spent)
+                save()
                 saved = time.monotonic()
     finally:
-        _save(checkpoint, module, optimiser, step, spent)
+        save()
     module.eval()
     return step * plan.batch

@@ -144,7 +144,7 @@ def _keep(
             "state": "stopped" if stopped else "not measured yet",
             "made_from": made.digest,
             "protected_sha256": _sha256(data),
-            _BESIDE: [path.name for path in beside],
+            _BESIDE: [kind for kind, path in _companions(targets).items() if path in beside],
         },
         "version": __version__,
         **numbers,
@@ -166,7 +166,7 @@ def finish(targets: Targets, known: dict[str, Any], result: Measured, *, html: b
         return
     if html:
         write_html(targets.html, result.report, result.pictures)
-        state[_BESIDE] = [*state[_BESIDE], targets.html.name]
+        state[_BESIDE] = [*state[_BESIDE], "html"]
     _write_json(targets, {**result.report.to_dict(), _STATE: state})
 
 
@@ -195,11 +195,16 @@ def store(
         _write_json(targets, {_STATE: {**state, "state": "finished"}, **known})
 
 
+def _companions(targets: Targets) -> dict[str, Path]:
+    """What may lie beside a result and its numbers, by its kind."""
+    return {"unprotected": targets.unprotected, "where": targets.where, "html": targets.html}
+
+
 def _clear(targets: Targets) -> None:
     """Remove what an earlier run wrote beside its result: it shows another picture than the one that comes now."""
     written = (_state(targets) or {}).get(_BESIDE, [])
-    for path in targets.every:
-        if path.name in written and path not in (targets.protected, targets.json):
+    for kind, path in _companions(targets).items():
+        if kind in written:
             path.unlink(missing_ok=True)
 
 

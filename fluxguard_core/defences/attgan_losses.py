@@ -73,14 +73,23 @@ def critic_loss(
 
 
 def answer_loss(edited: Tensor, pictures: Tensor, answers: Tensor) -> Tensor:
-    """L1 distance to the answers, and once more where they differ from the pictures.
+    """L1 distance to the answers and of their slopes (Mathieu et al. 2016), and both once more where something changes.
 
-    Earrings are a hundredth of a picture; without the second part nobody would miss them.
+    Earrings are a hundredth of a picture; without the second part nobody would miss them. Without the slopes edges
+    stay blurred.
     """
-    error = (edited - answers).abs().mean(1)
+    wrong = edited - answers
+    error = wrong.abs().mean(1)
+    error = error + _slopes(wrong, 2).abs().mean(1) + _slopes(wrong, 3).abs().mean(1)
     changed = ((answers - pictures).abs().amax(1) > 0.06).to(error)
     there = (error * changed).sum((1, 2)) / (changed.sum((1, 2)) + 0.005 * changed[0].numel())
     return error.mean() + there.mean()
+
+
+def _slopes(pictures: Tensor, axis: int) -> Tensor:
+    """Differences of neighbours along an axis, 0 at its end, of the pictures' shape."""
+    steps = pictures.diff(dim=axis)
+    return torch.cat((steps, torch.zeros_like(pictures.narrow(axis, 0, 1))), axis)
 
 
 def generator_loss(

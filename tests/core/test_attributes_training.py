@@ -10,14 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from fluxguard_core.defences.attgan_files import load_attgan
+from fluxguard_core.defences.attgan_files import load_attgan, save_attgan
 from fluxguard_core.defences.attgan_training import AttGANPlan, AttGANRun
 from fluxguard_core.defences.cloak import Cloak, CloakGenerator, save_cloak
 from fluxguard_core.mini.attribute_labels import ATTRIBUTES, labels_of
 from fluxguard_core.mini.attributes import attgan_path
+from fluxguard_core.weights.loading import load_tensors
 from training.mini.attributes_data import HAIR, build_pairs, pair_of
 from training.mini.attributes_ship import ship
-from training.mini.attributes_train import SHAPE, take_up, train_drawn_attgan
+from training.mini.attributes_train import (
+    OFTEN,
+    SHAPE,
+    chances,
+    take_up,
+    train_drawn_attgan,
+)
 from training.mini.cache import CachePlan
 from training.mini.cloak_quality import main as measure_cloak
 from training.mini.cloak_warm import main as measure_warm
@@ -76,18 +83,31 @@ def test_a_few_steps_make_a_file_with_a_card(tmp_path: Path) -> None:
     assert (file.parent / "attributes.jsonl").read_text(encoding="utf-8").count("\n") == 3
 
 
-def test_the_packaged_networks_are_taken_up_as_they_are() -> None:
-    """Also into a shape with finer features beside the decoder."""
-    finer = replace(SHAPE, shortcuts=3, injections=3)
-    run = AttGANRun.fresh(finer, AttGANPlan(1))
-    assert take_up(run, attgan_path()) > 3000
-    packaged = load_attgan(attgan_path())
-    picture, labels = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 12) - 0.5
-    run.generator.eval()
-    torch.testing.assert_close(run.generator(picture, labels), packaged.generator(picture, labels))
-    assert packaged.classifier is not None
-    mine, its = run.critic.eval()(picture)[1], packaged.classifier(picture)[1]
-    torch.testing.assert_close(mine, its)
+def test_networks_of_a_file_are_taken_up_as_they_are(tmp_path: Path) -> None:
+    """The packaged ones, and plainer ones into a shape with finer features beside the decoder."""
+    plainer = replace(SHAPE, shortcuts=1, injections=1)
+    run = AttGANRun.fresh(plainer, AttGANPlan(1))
+    notes = {"world": "drawn", "licence": "Apache-2.0", "steps": "7"}
+    plain = save_attgan(tmp_path / "plain.safetensors", run.generator, run.critic, plainer, notes)
+    for file in (attgan_path(), plain):
+        run = AttGANRun.fresh(SHAPE, AttGANPlan(1))
+        assert take_up(run, file) == int(load_tensors(file)[1]["steps"])
+        kept = load_attgan(file)
+        picture, labels = torch.rand(2, 3, 128, 128) * 2 - 1, torch.rand(2, 12) - 0.5
+        run.generator.eval()
+        torch.testing.assert_close(run.generator(picture, labels), kept.generator(picture, labels))
+        assert kept.classifier is not None
+        mine, its = run.critic.eval()(picture)[1], kept.classifier(picture)[1]
+        torch.testing.assert_close(mine, its)
+
+
+def test_small_things_that_change_alone_are_drawn_most_often(tmp_path: Path) -> None:
+    pairs = build_pairs(tmp_path, 60, 32)
+    for labels, chance in zip(pairs.labels, chances(pairs).tolist(), strict=True):
+        changed = {n for n, a, b in zip(ATTRIBUTES, *labels, strict=True) if a != b}
+        single = changed <= set(HAIR) or len(changed) == 1
+        small = max((OFTEN.get(name, 2.0) for name in changed), default=1.0)
+        assert chance == (small if single else 1.0), changed
 
 
 def test_a_resumed_run_without_a_checkpoint_goes_on_from_the_package(tmp_path: Path) -> None:

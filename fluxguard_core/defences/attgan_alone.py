@@ -20,12 +20,20 @@ from .attgan_losses import LabelledBatch, answer_loss, label_planes
 def taught_loss(
     generator: Generator, batch: LabelledBatch, precision: AbstractContextManager[object]
 ) -> tuple[Tensor, dict[str, float]]:
-    """The distance of the edited pictures to their answers, which the batch has to have."""
+    """The distance of the edited pictures to their answers, which the batch has to have.
+
+    What an edit adds to a picture is G(x, b) - G(x, a), so that is what has to be right: glasses that G(x, a) shows
+    blurred would stay as an outline where they are taken off. G(x, b) alone has its share, to remain a picture.
+    """
     assert batch.answers is not None
+    asked = label_planes(torch.cat((batch.wanted, batch.labels)))
     with precision:
-        edited = generator(batch.pictures, label_planes(batch.wanted))
-    loss = answer_loss(edited.float(), batch.pictures, batch.answers)
-    return loss, {"answer": float(loss.detach())}
+        features = generator.encode(batch.pictures)
+        made = generator.decode([torch.cat((f, f)) for f in features], asked).float()
+    edited, same = made.chunk(2)
+    loss = answer_loss(batch.pictures + edited - same, batch.pictures, batch.answers)
+    whole = F.l1_loss(edited, batch.answers)
+    return loss + whole, {"answer": float(loss.detach()), "whole": float(whole.detach())}
 
 
 def classifier_loss(

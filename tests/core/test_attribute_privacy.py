@@ -76,7 +76,7 @@ def test_hair_turns_black_for_both_classifiers_and_the_person_stays() -> None:
 
 
 def test_a_larger_picture_keeps_its_detail() -> None:
-    """A face anywhere in a picture of any size, with grain that the editor's 64 pixels could never hold."""
+    """A face anywhere in a picture of any size, with grain that the editor's 128 pixels could never hold."""
     _, images, points = people(1, 256)
     grain = torch.rand(1, 3, 300, 340, generator=torch.Generator().manual_seed(1)) * 0.1
     picture = torch.full((1, 3, 300, 340), 0.4) + grain

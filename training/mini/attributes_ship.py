@@ -162,17 +162,11 @@ def models_from(file: Path) -> AttributeModels:
     )
 
 
-def _told(run: AttGANRun) -> list[str]:
+def _told(run: AttGANRun) -> str:
     """How it was trained."""
     made = f"{run.step} updates in {run.seconds / 60:.0f} minutes on one shared CPU core"
-    if not run.before:
-        return [
-            f"- Training: {made}: the generator from answers, the game, then the classifier alone"
-        ]
-    return [
-        f"- Training: {run.before} updates of earlier files, the game among them; then {made}, the generator from answers "
-        "and after it the classifier alone"
-    ]
+    earlier = f", after {run.before} of an earlier run" if run.before else ""
+    return f"- Training: {made}{earlier}: the generator from answers, then the classifier alone"
 
 
 def ship(checkpoint: Path, out: Path, people: int) -> Path:
@@ -193,17 +187,17 @@ def ship(checkpoint: Path, out: Path, people: int) -> Path:
     text = [
         f"# {NAME}",
         "",
-        "AttGAN of the miniature world: generator and classifier, 12 attributes at 64 pixels.",
+        f"AttGAN of the miniature world: generator and classifier, 12 attributes at {SHAPE.size} pixels.",
         "",
         f"- File: {file.name}, float16 safetensors, {file.stat().st_size / 1e6:.2f} MB",
         f"- Shape: {SHAPE.layers} layers from {SHAPE.width} channels on, {SHAPE.shortcuts} shortcuts from the encoder to "
         f"the decoder and {SHAPE.injections} layers that are told the labels once more (the published network: 5 from "
         "64, 1 and 1)",
-        f"- Data: {PAIRS} invented people drawn by the miniature's own renderer, each in two looks of one shot; no "
-        "photograph of anybody",
-        *_told(run),
-        "- Weights beside the published ones: 100 for the L1 distance to the renderer's own answer and once more where the "
-        "answer differs from the picture; 10 instead of 1 for the real pictures' classes in the game",
+        f"- Data: {PAIRS} invented people drawn by the miniature's own renderer, each in two looks of one shot, "
+        "small things that change alone most often; no photograph of anybody",
+        _told(run),
+        "- Loss: the distance of x + G(x, b) - G(x, a), and of its slopes, to the renderer's own answer, once more where "
+        "the answer differs from the picture, and the distance of G(x, b) alone; no game, since every answer is known",
         f"- Right answers on {people} held-out people: its classifier {own:.3f}, the unseen judge {judge:.3f}",
         "- One attribute flipped for each of them, the recognisers' match kept; the strength was looked for with its "
         "classifier and fluxguard-mini-attributes, fluxguard-mini-judge only judged:",

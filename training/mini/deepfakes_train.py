@@ -228,15 +228,17 @@ def load_models(folder: Path) -> Models:
 
 
 _Make = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Faces [B, 3, S, S] in [0, 1], what they show and what is wanted [B, n] -> faces."""
+"""Pictures [B, 3, H, W] in [0, 1], what they show and what is wanted [B, n] -> faces [B, 3, S, S]."""
 
 
-def _attgan(editor: AttributeEditor, faces: Tensor, own: Tensor, wanted: Tensor) -> Tensor:
-    return editor.decode(editor.encode(faces), wanted)
+def _attgan(editor: AttributeEditor, pictures: Tensor, own: Tensor, wanted: Tensor) -> Tensor:
+    changed = editor.decode(editor.encode(sized(pictures, editor.size)), wanted)
+    return sized(changed, SIDE)
 
 
 def _maker(name: str, network: nn.Module) -> _Make:
-    def make(faces: Tensor, own: Tensor, wanted: Tensor) -> Tensor:
+    def make(pictures: Tensor, own: Tensor, wanted: Tensor) -> Tensor:
+        faces = sized(pictures, SIDE)
         if name == "swap":
             asked = wanted[:, 0].long()
         else:
@@ -268,10 +270,9 @@ def _target(name: str, make: _Make, told: Tensor | Callable[[Tensor], Tensor]) -
     """A model whose labels are given, or read from every picture that it is given."""
 
     def fake(pictures: Tensor, conditions: Tensor) -> Tensor:
-        faces = sized(pictures, SIDE)
         if name == "swap":
-            return make(faces, conditions[:, None], conditions[:, None])
+            return make(pictures, conditions[:, None], conditions[:, None])
         labels = told if isinstance(told, Tensor) else told(pictures)
-        return make(faces, labels, turned(labels, conditions))
+        return make(pictures, labels, turned(labels, conditions))
 
     return Deepfake(name, 2 if name == "swap" else len(ASKED), fake)

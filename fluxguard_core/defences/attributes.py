@@ -59,6 +59,15 @@ class Wanted:
     targets: Mapping[str, float]
     asked: tuple[str, ...]
 
+    @property
+    def led(self) -> dict[str, str]:
+        """What follows, by name, and the asked name that takes it off."""
+        following = [name for name in self.targets if name not in self.asked]
+        return {
+            name: next(leader for leader in self.asked if leader in rivals(name))
+            for name in following
+        }
+
 
 def check_names(names: Sequence[str], known: Sequence[str]) -> None:
     """FluxGuardError for a name that an editor does not have."""

@@ -24,7 +24,13 @@ from ..defences.attribute_report import (
     ClassifierReport,
     MatcherReport,
 )
-from ..defences.attribute_strength import TURNED, Strengths, agreed, find_strengths
+from ..defences.attribute_strength import (
+    TURNED,
+    Strengths,
+    agreed,
+    find_strengths,
+    reached,
+)
 from ..defences.attribute_words import words_of
 from ..defences.attributes import (
     Mode,
@@ -200,15 +206,23 @@ class _Search:
                 return False
         return True
 
-    def strengths(self, targets: Mapping[str, float], held: Mapping[str, float]) -> Strengths:
-        """The smallest strengths of the targets that are not held yet."""
+    def strengths(self, wanted: Wanted, held: Mapping[str, float]) -> Strengths:
+        """The smallest strengths of the targets that are not held yet.
+
+        What follows goes along with what it follows: brown hair that is blond as well is in no training.
+        """
+        targets, led = wanted.targets, wanted.led
+
+        def together(values: Mapping[str, float]) -> dict[str, float]:
+            follow = {name: values[leader] for name, leader in led.items() if leader in values}
+            return {**values, **follow}
 
         def look(values: Mapping[str, float]) -> tuple[Mapping[str, float], bool]:
-            picture = self.at(targets, values)
+            picture = self.at(targets, together(values))
             return self._sure(picture), self.matches(picture)
 
-        return find_strengths(
-            {name: value for name, value in targets.items() if name not in held},
+        found = find_strengths(
+            {name: value for name, value in targets.items() if name not in {*held, *led}},
             self.before,
             look,
             strongest=STRONGEST,
@@ -216,6 +230,10 @@ class _Search:
             held=held,
             least=self.wishes.least,
         )
+        sure, _ = look(found.values)
+        sureness = self.wishes.confidence
+        gone = {n: reached(sure[n], targets[n], sureness) for n in led if n not in held}
+        return Strengths(together(found.values), {**found.turned, **gone}, found.matched)
 
     def chosen(self) -> tuple[Wanted, Strengths]:
         """What the wishes come to, and how strongly."""
@@ -229,7 +247,7 @@ class _Search:
         else:
             _some(wishes.names)
             wanted = (flipped if wishes.mode == "flip" else neutralised)(wishes.names, seen)
-        return wanted, self.strengths(wanted.targets, {})
+        return wanted, self.strengths(wanted, {})
 
     def _most_revealing(self) -> tuple[Wanted, Strengths]:
         """One attribute after another, the surest first, until recognition would suffer."""
@@ -240,12 +258,12 @@ class _Search:
             more = flipped([name], self.before).targets
             if set(more) & {*wanted.targets, *self.wishes.keep}:
                 continue
-            targets = {**wanted.targets, **more}
-            tried = self.strengths(targets, found.values)
+            both = Wanted({**wanted.targets, **more}, (*wanted.asked, name))
+            tried = self.strengths(both, found.values)
             if not tried.matched or not all(tried.turned.values()):
                 break
             turned = {**found.turned, **tried.turned}
-            wanted = Wanted(targets, (*wanted.asked, name))
+            wanted = both
             found = Strengths(tried.values, turned, True)
         if not wanted.targets:
             raise FluxGuardError(

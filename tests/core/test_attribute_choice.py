@@ -56,6 +56,11 @@ def test_a_hair_colour_takes_the_other_one_off() -> None:
     assert flipped(["Black_Hair"], SEEN).targets == {"Black_Hair": 0.0}
 
 
+def test_what_follows_knows_what_it_follows() -> None:
+    assert flipped(["Eyeglasses", "Bald"], SEEN).led == {"Bangs": "Bald", "Black_Hair": "Bald"}
+    assert flipped(["Eyeglasses", "Black_Hair"], SEEN).led == {}
+
+
 def test_a_bald_head_has_neither_fringe_nor_colour() -> None:
     wanted = flipped(["Bald"], SEEN)
     assert wanted.targets == {"Bald": 1.0, "Bangs": 0.0, "Black_Hair": 0.0}

@@ -40,6 +40,7 @@ from ..defences.attributes import (
     most_revealing,
     neutralised,
     randomised,
+    rivals,
 )
 from ..errors import FluxGuardError
 from ..evaluate.quality import eight_bit, quality
@@ -256,7 +257,7 @@ class _Search:
             if len(wanted.asked) == self.wishes.count:
                 break
             more = flipped([name], self.before).targets
-            if set(more) & {*wanted.targets, *self.wishes.keep}:
+            if set(more) & {*wanted.targets, *_excluded(wanted), *self.wishes.keep}:
                 continue
             both = Wanted({**wanted.targets, **more}, (*wanted.asked, name))
             tried = self.strengths(both, found.values)
@@ -271,6 +272,12 @@ class _Search:
                 "Choose attributes yourself, or protect the identity instead of keeping it.",
             )
         return wanted, found
+
+
+def _excluded(wanted: Wanted) -> set[str]:
+    """What cannot be seen together with one of the wishes."""
+    put_on = [name for name in wanted.asked if wanted.targets[name] == 1]
+    return {other for name in put_on for other in rivals(name)}
 
 
 def _some(names: Sequence[str]) -> None:

@@ -122,6 +122,17 @@ def test_random_is_seeded_and_auto_stops_where_recognition_would_suffer() -> Non
     assert all(row.matches for row in consulted) and consulted
 
 
+def test_auto_never_puts_on_what_cannot_be_seen_together() -> None:
+    """Of red hair no label is true, so that nothing has to be taken off for a bald head or for black hair."""
+    spec = with_attributes(random_spec(SEED), **{**PLAIN, "hair_colour": "red"})
+    images, _, points = render_batch([spec], 128)
+    keep = tuple(name for name in ATTRIBUTES if name not in ("Bald", "Black_Hair"))
+    changed = change_attributes(
+        drawn_models(), images, points[0], AttributeWishes("auto", count=2, keep=keep)
+    )
+    assert len(changed.wanted.asked) == 1 == len(changed.wanted.targets)
+
+
 def test_protecting_the_identity_ends_the_match() -> None:
     models = drawn_models()
     _, images, points = people(1)

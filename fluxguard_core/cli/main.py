@@ -38,6 +38,16 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def _called(parser: argparse.ArgumentParser, given: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the command that the words begin with: its usage helps, that of all commands does not."""
+    for word in given:
+        choices = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        if not choices or word not in choices[0]:
+            break
+        parser = choices[0][word]
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 2 for an error the user can act on, 130 for an interrupt."""
     for stream in (sys.stdout, sys.stderr):
@@ -47,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
     # Reading words needs no torch, whose loading takes longer than the answer.
     only = "regions" if given[:1] == ["regions"] else None
-    args = build_parser(only).parse_args(given)
+    parser = build_parser(only)
+    args, unknown = parser.parse_known_args(given)
+    if unknown:
+        _called(parser, given).error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return int(args.run(args))
     except Interrupted as error:

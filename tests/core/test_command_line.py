@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fluxguard_core.cli import command_line
+from fluxguard_core.cli.main import main
 from fluxguard_core.errors import FluxGuardError
 from fluxguard_core.weights import load_manifest
 
@@ -63,3 +64,13 @@ def test_paths_with_spaces_are_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert command_line.pip_install("onnx") == (
         '`"C:\\Program Files\\python.exe" -m pip install onnx`'
     )
+
+
+def test_an_unknown_option_is_told_with_its_commands_own_usage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["shield", "training", "photos", "-o", "out", "--rounds", "1"])
+    told = capsys.readouterr().err
+    assert "[--epochs N]" in told
+    assert told.endswith("fluxguard shield training: error: unrecognized arguments: --rounds 1\n")

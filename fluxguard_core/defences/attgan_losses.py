@@ -32,13 +32,12 @@ class LabelledBatch:
 
 @dataclass(frozen=True)
 class AttGANWeights:
-    """Weights of the losses (paper, Eq. 12-13); `answer` is no part of the paper."""
+    """Weights of the losses (paper, Eq. 12-13)."""
 
     reconstruct: float = 100.0
     classify: float = 10.0
     classify_real: float = 1.0
     penalty: float = 10.0
-    answer: float = 0.0
 
 
 def label_planes(labels: Tensor) -> Tensor:
@@ -109,8 +108,4 @@ def generator_loss(
     same = F.l1_loss(again.float(), batch.pictures)
     loss = -score.mean() + weights.classify * classes + weights.reconstruct * same
     figures = {"edited": float(classes.detach()), "same": float(same.detach())}
-    if batch.answers is not None and weights.answer:
-        wrong = answer_loss(edited.float(), batch.pictures, batch.answers)
-        loss = loss + weights.answer * wrong
-        figures["answer"] = float(wrong.detach())
     return loss, figures

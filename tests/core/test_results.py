@@ -110,7 +110,7 @@ def test_what_shows_an_earlier_result_goes_with_it(tmp_path: Path) -> None:
     assert names(out) == {"p0.png", "p0-unprotected.png", "p0.json", "p0.html"}
     (out / "p0-where.png").write_bytes(b"mine")  # no result of that run
     edited = (out / "p0-unprotected.png").read_bytes()
-    assert main([*given, "--prompt", "a person with a brown hat"]) == 0
+    assert main([*given, "--prompt", "a person wearing a red hat"]) == 0
     assert names(out) == {"p0.png", "p0-unprotected.png", "p0-where.png", "p0.json"}
     assert (out / "p0-unprotected.png").read_bytes() != edited
     assert (out / "p0-where.png").read_bytes() == b"mine"
